@@ -1,0 +1,1 @@
+//! apply: executes steps in order; decides nothing.

@@ -1,0 +1,1 @@
+//! Logs: journald with structured fields, or stderr where there is no journal; never both.

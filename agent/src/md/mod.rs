@@ -1,0 +1,1 @@
+//! md v1.2 RAID0 without mdadm: superblocks, ioctls, the life of an array.

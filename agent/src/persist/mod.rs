@@ -1,0 +1,1 @@
+//! persist: fstab, mdadm.conf, tmpfiles.d: parse, edit, write atomically.

@@ -1,0 +1,1 @@
+//! The state file, `/run/nvme-agent/state.json`.

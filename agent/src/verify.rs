@@ -1,0 +1,1 @@
+//! verify: observes again and compares with what the plan promised.
