@@ -17,5 +17,7 @@ pub mod observe;
 pub mod persist;
 pub mod plan;
 pub mod root;
+pub mod setup;
 pub mod state;
+pub mod teardown;
 pub mod verify;
