@@ -1,18 +1,23 @@
 //! Configuration: flags over environment over `/etc/nvme-agent/config.toml` over defaults.
 //!
-//! This file has the types and defaults; reading and merging is in [`load`].
+//! This file has the types and defaults; reading and merging is in [`load()`].
 
+mod check;
 mod load;
+mod values;
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use check::UNIT_TIMEOUT;
+pub use load::{KEYS, Overrides, flag, load, variable};
+
 /// Where the config file is.
 pub const CONFIG_PATH: &str = "/etc/nvme-agent/config.toml";
 
-/// What the operator wants. Every value is valid: [`load`] has checked it.
+/// What the operator wants. Every value is valid: [`load()`] has checked it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -25,18 +30,18 @@ pub struct Config {
     /// Mount options, comma-separated.
     pub mount_options: String,
     /// RAID0 chunk, in bytes; a power of two, 4 KiB to 16 MiB.
-    #[serde(with = "load::bytes")]
+    #[serde(with = "values::bytes")]
     pub chunk: u64,
     /// Fewer drives than this is a failure; 0: take what is there.
     pub expect_drives: u32,
     /// How long to wait for drives to appear and for missing members.
-    #[serde(with = "load::seconds")]
+    #[serde(with = "values::seconds")]
     pub drive_timeout: Duration,
     /// After this a mkfs is killed.
-    #[serde(with = "load::seconds")]
+    #[serde(with = "values::seconds")]
     pub mkfs_timeout: Duration,
     /// How long to wait for another run of the agent.
-    #[serde(with = "load::seconds")]
+    #[serde(with = "values::seconds")]
     pub lock_timeout: Duration,
     pub unknown_data: UnknownData,
     pub tmpfiles: Tmpfiles,
@@ -161,7 +166,7 @@ pub struct Match {
     /// The trimmed model starts with one of these.
     pub models: Vec<String>,
     /// PCI vendor ids, as Identify Controller and sysfs say them: `0x1d0f`.
-    #[serde(with = "load::vendors")]
+    #[serde(with = "values::vendors")]
     pub vendors: Vec<u16>,
 }
 
@@ -178,13 +183,13 @@ pub struct Directory {
     /// Relative to the target; no `..`.
     pub path: String,
     /// A name of /etc/passwd or a number.
-    #[serde(default = "load::root_name")]
+    #[serde(default = "values::root_name")]
     pub owner: String,
     /// A name of /etc/group or a number.
-    #[serde(default = "load::root_name")]
+    #[serde(default = "values::root_name")]
     pub group: String,
     /// Octal, such as `"0750"`.
-    #[serde(with = "load::octal", default = "load::default_mode")]
+    #[serde(with = "values::octal", default = "values::default_mode")]
     pub mode: u32,
     /// SELinux type, such as `container_file_t`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
