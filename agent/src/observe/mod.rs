@@ -265,6 +265,8 @@ pub struct Files {
     pub has_mdadm: bool,
     /// `/etc/tmpfiles.d/tmp.conf`.
     pub tmpfiles: Option<String>,
+    /// `/usr/lib/tmpfiles.d/tmp.conf`, which ours masks.
+    pub tmpfiles_distro: Option<String>,
 }
 
 /// UUIDs for what may be created.
