@@ -1,1 +1,3 @@
 //! apply: executes steps in order; decides nothing.
+
+pub mod mkfs;
