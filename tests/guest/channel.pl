@@ -135,6 +135,25 @@ sub command {
     elsif ($verb eq 'PING') { put("P $id 0\n"); }
 }
 
+# The header of a command whose bytes are still coming. By index and substr: a capture would copy megabytes at each read.
+my @header;
+
+sub parse {
+    while (1) {
+        if (!@header) {
+            my $end = index $input, "\n";
+            return if $end < 0;
+            @header = split / /, substr $input, 0, $end;
+            substr $input, 0, $end + 1, '';
+            if (($header[0] // '') !~ /^[A-Z]+$/ || ($header[2] // '') !~ /^\d+$/) { @header = (); next; }
+        }
+        return if length $input < $header[2];
+        my ($verb, $id, $length, @rest) = @header;
+        @header = ();
+        command($verb, $id, substr($input, 0, $length, ''), @rest);
+    }
+}
+
 while (1) {
     my $wait = '';
     vec($wait, fileno $port, 1) = 1;
@@ -156,15 +175,7 @@ while (1) {
             if   ($got) { $input .= $bytes; }
             else        { select undef, undef, undef, 0.02; }    # no host: the port reads as ended
         }
-        while ($input =~ /^([^\n]*)\n/) {
-            my ($verb, $id, $length, @rest) = split / /, $1;
-            my $head = length($1) + 1;
-            if (($verb // '') !~ /^[A-Z]+$/ || ($length // '') !~ /^\d+$/) { substr $input, 0, $head, ''; next; }
-            last if length $input < $head + $length;
-            my $bytes = substr $input, $head, $length;
-            substr $input, 0, $head + $length, '';
-            command($verb, $id, $bytes, @rest);
-        }
+        parse();
     }
     reap() if %jobs;
 }

@@ -25,6 +25,10 @@ for unit in apt-daily.timer apt-daily-upgrade.timer man-db.timer dpkg-db-backup.
     logrotate.timer xfs_scrub_all.timer getty@tty1.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
+# Things of no interest here that cost seconds of every boot under emulation.
+for unit in systemd-pstore.service modprobe@efi_pstore.service modprobe@drm.service systemd-hibernate-clear.service; do
+    ln -sf /dev/null "$root/etc/systemd/system/$unit"
+done
 # The journal in memory: it is read over the channel, and a kill of the VM leaves no half-written one.
 mkdir -p "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nStorage=volatile\nRateLimitBurst=0\n' >"$root/etc/systemd/journald.conf.d/lab.conf"

@@ -105,7 +105,9 @@ impl Channel {
     /// Sets the guest's clock to now and stirs its random numbers.
     pub fn stir(&mut self) -> Result<()> {
         let mut entropy = [0; 256];
-        File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut entropy)).context("read /dev/urandom")?;
+        File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut entropy))
+            .context("read /dev/urandom")?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let id = self.job("STIR", &format!("{} {}", now.as_secs(), now.subsec_nanos()), &entropy)?;
         self.wait(id, Duration::from_secs(30)).map(drop)

@@ -110,8 +110,17 @@ pub struct Drive {
 
 impl Drive {
     pub(crate) fn create(spec: &DriveSpec, index: usize, dir: &Path) -> Result<Drive> {
-        let serial = spec.serial.clone().unwrap_or_else(|| format!("AWS{:017X}", 0x2_2000_0000_0000_u64 + index as u64));
-        let drive = Drive { spec: spec.clone(), serial, file: dir.join(format!("d{index}.img")), plugged: false, id: String::new() };
+        let serial = spec
+            .serial
+            .clone()
+            .unwrap_or_else(|| format!("AWS{:017X}", 0x2_2000_0000_0000_u64 + index as u64));
+        let drive = Drive {
+            spec: spec.clone(),
+            serial,
+            file: dir.join(format!("d{index}.img")),
+            plugged: false,
+            id: String::new(),
+        };
         drive.blank()?;
         Ok(drive)
     }
@@ -140,7 +149,8 @@ impl Drive {
     /// Bytes that the host's disk spends on it.
     pub fn allocated(&self) -> Result<u64> {
         use std::os::unix::fs::MetadataExt;
-        Ok(std::fs::metadata(&self.file).with_context(|| format!("stat {}", self.file.display()))?.blocks() * 512)
+        Ok(std::fs::metadata(&self.file).with_context(|| format!("stat {}", self.file.display()))?.blocks()
+            * 512)
     }
 
     /// For QMP `blockdev-add` and `-blockdev`.
@@ -182,13 +192,17 @@ pub fn hash_sparse(path: &Path) -> Result<String> {
             Ok(data) => data as u64,
             // No data up to the end.
             Err(nix::errno::Errno::ENXIO) => break,
-            Err(errno) => return Err(errno).with_context(|| format!("seek in {} (fd {})", path.display(), file.as_raw_fd())),
+            Err(errno) => {
+                return Err(errno)
+                    .with_context(|| format!("seek in {} (fd {})", path.display(), file.as_raw_fd()));
+            }
         };
         let hole = lseek64(&file, data as i64, Whence::SeekHole).context("seek a hole")? as u64;
         at = data - data % BLOCK as u64;
         while at < hole {
             let want = buffer.len().min((size - at) as usize);
-            file.read_exact_at(&mut buffer[..want], at).with_context(|| format!("read {}", path.display()))?;
+            file.read_exact_at(&mut buffer[..want], at)
+                .with_context(|| format!("read {}", path.display()))?;
             for (index, block) in buffer[..want].chunks(BLOCK).enumerate() {
                 if block.iter().any(|byte| *byte != 0) {
                     hash.update((at + (index * BLOCK) as u64).to_le_bytes());

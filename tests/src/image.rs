@@ -16,9 +16,39 @@ const ROOT_MIB: u32 = 6144;
 
 /// Everything a scenario may want to put on a drive, or to look at one with.
 const TOOLS: &[&str] = &[
-    "systemd", "systemd-sysv", "udev", "dbus", "mdadm", "e2fsprogs", "xfsprogs", "util-linux", "mount", "kmod", "strace", "lvm2",
-    "cryptsetup-bin", "btrfs-progs", "dosfstools", "ntfs-3g", "squashfs-tools", "xorriso", "bcache-tools", "gdisk",
-    "fdisk", "parted", "nvme-cli", "dmsetup", "procps", "psmisc", "iproute2", "perl", "tar", "acl", "attr", "file", "lsof",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "mdadm",
+    "e2fsprogs",
+    "xfsprogs",
+    "util-linux",
+    "mount",
+    "kmod",
+    "strace",
+    "lvm2",
+    "cryptsetup-bin",
+    "btrfs-progs",
+    "dosfstools",
+    "ntfs-3g",
+    "squashfs-tools",
+    "xorriso",
+    "bcache-tools",
+    "gdisk",
+    "fdisk",
+    "parted",
+    "nvme-cli",
+    "dmsetup",
+    "procps",
+    "psmisc",
+    "iproute2",
+    "perl",
+    "tar",
+    "acl",
+    "attr",
+    "file",
+    "lsof",
 ];
 
 /// A kind of guest.
@@ -67,7 +97,9 @@ impl Guest {
 
     fn extra(self) -> &'static [&'static str] {
         match self {
-            Guest::TrixieCloudInit => &["cloud-init", "cloud-guest-utils", "netplan.io", "ifupdown", "isc-dhcp-client"],
+            Guest::TrixieCloudInit => {
+                &["cloud-init", "cloud-guest-utils", "netplan.io", "ifupdown", "isc-dhcp-client"]
+            }
             _ => &[],
         }
     }
@@ -88,17 +120,26 @@ impl Image {
             include_str!("../guest/channel.pl"),
             include_str!("../guest/lab.service"),
         );
-        let recipe = format!("{} {} {ROOT_PARTUUID} {ROOT_MIB} {script} {channel} {service}", userland.id, kernel.id());
+        let recipe = format!(
+            "{} {} {ROOT_PARTUUID} {ROOT_MIB} {script} {channel} {service}",
+            userland.id,
+            kernel.id()
+        );
         let artifact = cache.get(&format!("image-{}", guest.name()), &recipe, |dir| {
             ensure_host_tools(&[("mkfs.ext4", "e2fsprogs"), ("sfdisk", "fdisk"), ("tar", "tar")])?;
             step(&format!("Making the root disk of {}", guest.name()), || {
-                for (name, text) in [("image.sh", script), ("channel.pl", channel), ("lab.service", service)] {
+                for (name, text) in [("image.sh", script), ("channel.pl", channel), ("lab.service", service)]
+                {
                     fs::write(dir.join(name), text).with_context(|| format!("write {name}"))?;
                 }
                 let mut make = as_root("sh");
-                make.arg(dir.join("image.sh")).arg(dir).arg(userland.path("userland.tar")).arg(kernel.modules());
+                make.arg(dir.join("image.sh"))
+                    .arg(dir)
+                    .arg(userland.path("userland.tar"))
+                    .arg(kernel.modules());
                 // sfdisk and mkfs live where only root's PATH leads.
-                make.args([ROOT_PARTUUID, &ROOT_MIB.to_string()]).env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
+                make.args([ROOT_PARTUUID, &ROOT_MIB.to_string()])
+                    .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
                 run(&mut make)?;
                 give_to_user(dir)
             })
@@ -122,8 +163,9 @@ fn userland(cache: &Cache, guest: Guest) -> Result<Artifact> {
     let suite = guest.suite();
     let name = if guest.extra().is_empty() { suite.to_owned() } else { guest.name().to_owned() };
     cache.get(&format!("userland-{name}"), &format!("1 {packages:?}"), |dir| {
-        step(&format!("Building a Debian {suite} userland of {} packages and what they need", packages.len()), || {
-            debian::userland(suite, &packages, &[], &dir.join("userland.tar"))
-        })
+        step(
+            &format!("Building a Debian {suite} userland of {} packages and what they need", packages.len()),
+            || debian::userland(suite, &packages, &[], &dir.join("userland.tar")),
+        )
     })
 }

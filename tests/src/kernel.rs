@@ -83,9 +83,26 @@ fn build(dir: &Path, suite: &str) -> Result<()> {
     let version = modules.file_name().context("a modules directory")?.to_string_lossy().into_owned();
     fs::write(dir.join("version"), &version)?;
     // The guest's modprobe is slow enough without xz.
-    run(Command::new("find").arg(&modules).args(["-name", "*.ko.xz", "-exec", "xz", "--decompress", "--threads=1", "{}", "+"]))?;
-    run(Command::new(debian::find_program("depmod").context("depmod")?).arg("-b").arg(root.join("usr")).arg(&version))?;
-    run(Command::new("tar").arg("-C").arg(&root).args(["--owner=0", "--group=0", "-cf"]).arg(dir.join("modules.tar")).arg("usr"))?;
+    run(Command::new("find").arg(&modules).args([
+        "-name",
+        "*.ko.xz",
+        "-exec",
+        "xz",
+        "--decompress",
+        "--threads=1",
+        "{}",
+        "+",
+    ]))?;
+    run(Command::new(debian::find_program("depmod").context("depmod")?)
+        .arg("-b")
+        .arg(root.join("usr"))
+        .arg(&version))?;
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .args(["--owner=0", "--group=0", "-cf"])
+        .arg(dir.join("modules.tar"))
+        .arg("usr"))?;
     fs::remove_dir_all(&root).context("remove the unpacked kernel")
 }
 
@@ -110,7 +127,8 @@ fn vmlinux(image: &Path, out: &Path) -> Result<()> {
     let setup_sectors = usize::from(*bytes.get(0x1f1).context("the kernel image is too short")?);
     let start = (setup_sectors + 1) * 512 + word(0x248)?;
     // The last four bytes are the uncompressed size, which decompressors take for garbage.
-    let payload = bytes.get(start..start + word(0x24c)?.saturating_sub(4)).context("no payload in the kernel image")?;
+    let payload =
+        bytes.get(start..start + word(0x24c)?.saturating_sub(4)).context("no payload in the kernel image")?;
     let (tool, arguments): (&str, &[&str]) = match payload {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", &["-dc"]),
         [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz", &["-dc", "--single-stream"]),

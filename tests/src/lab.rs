@@ -62,7 +62,8 @@ impl Drop for RunDir {
 fn scratch_root() -> Result<PathBuf> {
     const ENOUGH: u64 = 6 << 30;
     let room = |dir: &str| {
-        nix::sys::statvfs::statvfs(dir).is_ok_and(|stat| stat.blocks_available() * stat.fragment_size() > ENOUGH)
+        nix::sys::statvfs::statvfs(dir)
+            .is_ok_and(|stat| stat.blocks_available() * stat.fragment_size() > ENOUGH)
     };
     let base = match std::env::var_os("NVME_LAB_SCRATCH") {
         Some(dir) => PathBuf::from(dir),

@@ -178,18 +178,29 @@ fn arguments(spec: &Spec, dir: &Path, console: &Path) -> Vec<OsString> {
     let mut list: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: String| list.extend([option.into(), value.into()]);
     let size = format!("{}M", spec.memory_mib);
-    add("-machine", "q35,memory-backend=ram,vmport=off,usb=off,dump-guest-core=off".into());
+    add(
+        "-machine",
+        "q35,memory-backend=ram,vmport=off,usb=off,sata=off,smbus=off,dump-guest-core=off".into(),
+    );
     add("-accel", "tcg,thread=multi".into());
     add("-cpu", "Haswell-noTSX".into());
     add("-smp", "2".into());
     add("-m", size.clone());
-    add("-object", match &spec.memory {
-        Memory::Plain => format!("memory-backend-ram,id=ram,size={size}"),
-        Memory::Save(path) => format!("memory-backend-file,id=ram,size={size},share=on,mem-path={}", path.display()),
-        Memory::Restore(path) => {
-            format!("memory-backend-file,id=ram,size={size},share=off,readonly=on,rom=off,mem-path={}", path.display())
-        }
-    });
+    add(
+        "-object",
+        match &spec.memory {
+            Memory::Plain => format!("memory-backend-ram,id=ram,size={size}"),
+            Memory::Save(path) => {
+                format!("memory-backend-file,id=ram,size={size},share=on,mem-path={}", path.display())
+            }
+            Memory::Restore(path) => {
+                format!(
+                    "memory-backend-file,id=ram,size={size},share=off,readonly=on,rom=off,mem-path={}",
+                    path.display()
+                )
+            }
+        },
+    );
     if matches!(spec.memory, Memory::Restore(_)) {
         add("-incoming", "defer".into());
     }
@@ -204,26 +215,51 @@ fn arguments(spec: &Spec, dir: &Path, console: &Path) -> Vec<OsString> {
     add("-device", "virtio-serial-pci,addr=0x2".into());
     add("-chardev", format!("socket,id=lab,path={},server=on,wait=off", dir.join("lab").display()));
     add("-device", "virtserialport,chardev=lab,name=lab".into());
-    add("-smbios", format!("type=1,manufacturer=Amazon EC2,product={},uuid=ec2a7d7c-4b1f-43a5-9d5e-7c1f0d5b6a01", spec.instance.kind));
+    add(
+        "-smbios",
+        format!(
+            "type=1,manufacturer=Amazon EC2,product={},uuid=ec2a7d7c-4b1f-43a5-9d5e-7c1f0d5b6a01",
+            spec.instance.kind
+        ),
+    );
     add("-smbios", format!("type=2,manufacturer=Amazon EC2,asset={}", spec.instance.id));
     add("-kernel", spec.kernel.display().to_string());
-    add("-append", format!(
-        "root=PARTUUID={ROOT_PARTUUID} ro rootwait console=ttyS0 net.ifnames=0 mitigations=off cryptomgr.notests \
-         tsc=reliable audit=0 panic=1 systemd.getty_auto=no systemd.show_status=1 {}", spec.append));
+    add(
+        "-append",
+        format!(
+            "root=PARTUUID={ROOT_PARTUUID} ro rootwait console=ttyS0 net.ifnames=0 8250.nr_uarts=1 pcie_ports=compat mitigations=off cryptomgr.notests \
+         tsc=reliable audit=0 panic=1 systemd.getty_auto=no systemd.show_status=1 {}",
+            spec.append
+        ),
+    );
     for port in 0..spec.ports {
         // Eight functions a slot; the first declares them. No I/O space: there is not enough, and NVMe wants none.
         let (slot, function) = (4 + port / 8, port % 8);
         let many = if function == 0 { ",multifunction=on" } else { "" };
-        add("-device", format!("pcie-root-port,id=p{port},chassis={},addr={slot:#x}.{function}{many},io-reserve=0", port + 1));
+        add(
+            "-device",
+            format!(
+                "pcie-root-port,id=p{port},chassis={},addr={slot:#x}.{function}{many},io-reserve=0",
+                port + 1
+            ),
+        );
     }
     for (port, slot) in spec.slots.iter().enumerate() {
         let bus = format!("p{port}");
         match slot {
             Slot::Root => {
                 let file = json!({ "driver": "file", "filename": spec.root, "locking": "off" });
-                add("-blockdev", json!({ "driver": "qcow2", "node-name": "root", "discard": "unmap", "file": file }).to_string());
-                add("-device", json!({ "driver": "nvme", "id": "nroot", "drive": "root", "bus": bus, "model": EBS,
-                                       "serial": "vol0a1b2c3d4e5f60718" }).to_string());
+                add(
+                    "-blockdev",
+                    json!({ "driver": "qcow2", "node-name": "root", "discard": "unmap", "file": file })
+                        .to_string(),
+                );
+                add(
+                    "-device",
+                    json!({ "driver": "nvme", "id": "nroot", "drive": "root", "bus": bus, "model": EBS,
+                                       "serial": "vol0a1b2c3d4e5f60718" })
+                    .to_string(),
+                );
             }
             Slot::Drive(drive, number) => {
                 add("-blockdev", drive.block_node(&format!("f{number}")).to_string());

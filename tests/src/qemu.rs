@@ -105,8 +105,20 @@ fn from_sid(cache: &Cache) -> Result<Artifact> {
         step("Unpacking QEMU from Debian sid (nothing is installed)", || {
             let tar = dir.join("all.tar");
             debian::extract("sid", &packages, &tar)?;
-            let parts = ["bin/qemu-system-x86_64", "bin/qemu-img", "lib/x86_64-linux-gnu", "lib64", "share/qemu", "share/seabios"];
-            run(Command::new("tar").arg("-C").arg(dir).arg("-xf").arg(&tar).args(parts.map(|part| format!("./usr/{part}"))))?;
+            let parts = [
+                "bin/qemu-system-x86_64",
+                "bin/qemu-img",
+                "lib/x86_64-linux-gnu",
+                "lib64",
+                "share/qemu",
+                "share/seabios",
+            ];
+            run(Command::new("tar")
+                .arg("-C")
+                .arg(dir)
+                .arg("-xf")
+                .arg(&tar)
+                .args(parts.map(|part| format!("./usr/{part}"))))?;
             fs::remove_file(&tar)?;
             patch_and_check(dir, true, &dir.join("usr/bin/qemu-system-x86_64"))
         })
@@ -128,10 +140,12 @@ fn patch_and_check(dir: &Path, unpacked: bool, program: &Path) -> Result<()> {
 /// Replaces the one place where the binary loads both constants into registers.
 fn patch_ids(binary: &mut [u8]) -> Result<()> {
     let loads = |at: usize, value: u32| {
-        matches!(binary.get(at), Some(0xb8..=0xbf)) && binary.get(at + 1..at + 5) == Some(&value.to_le_bytes())
+        matches!(binary.get(at), Some(0xb8..=0xbf))
+            && binary.get(at + 1..at + 5) == Some(&value.to_le_bytes())
     };
-    let places: Vec<usize> =
-        (0..binary.len().saturating_sub(10)).filter(|&at| loads(at, OLD_ID.0) && loads(at + 5, OLD_ID.1)).collect();
+    let places: Vec<usize> = (0..binary.len().saturating_sub(10))
+        .filter(|&at| loads(at, OLD_ID.0) && loads(at + 5, OLD_ID.1))
+        .collect();
     let [at] = places[..] else {
         bail!("expected its constants once in the code, found them {} times", places.len());
     };
@@ -144,12 +158,38 @@ fn patch_ids(binary: &mut [u8]) -> Result<()> {
 fn check_ids(mut command: Command, dir: &Path, unpacked: bool) -> Result<()> {
     let share = if unpacked { dir.join("usr/share") } else { PathBuf::from("/usr/share") };
     let questions = concat!(
-        r#"{"execute":"qmp_capabilities"}"#, "\n", r#"{"execute":"query-pci"}"#, "\n", r#"{"execute":"quit"}"#, "\n"
+        r#"{"execute":"qmp_capabilities"}"#,
+        "\n",
+        r#"{"execute":"query-pci"}"#,
+        "\n",
+        r#"{"execute":"quit"}"#,
+        "\n"
     );
     let mut child = command
-        .arg("-L").arg(share.join("qemu")).arg("-L").arg(share.join("seabios"))
-        .args(["-M", "q35", "-accel", "tcg", "-m", "64", "-S", "-nodefaults", "-display", "none", "-qmp", "stdio"])
-        .args(["-blockdev", "null-co,node-name=d,size=1048576,read-zeroes=on", "-device", "nvme,drive=d,serial=s,model=m"])
+        .arg("-L")
+        .arg(share.join("qemu"))
+        .arg("-L")
+        .arg(share.join("seabios"))
+        .args([
+            "-M",
+            "q35",
+            "-accel",
+            "tcg",
+            "-m",
+            "64",
+            "-S",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-qmp",
+            "stdio",
+        ])
+        .args([
+            "-blockdev",
+            "null-co,node-name=d,size=1048576,read-zeroes=on",
+            "-device",
+            "nvme,drive=d,serial=s,model=m",
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -162,7 +202,10 @@ fn check_ids(mut command: Command, dir: &Path, unpacked: bool) -> Result<()> {
     let answer = String::from_utf8_lossy(&output.stdout);
     let wanted = [format!("\"device\": {},", NEW_ID.1), format!("\"vendor\": {},", NEW_ID.0)];
     if !wanted.iter().all(|id| answer.contains(id)) {
-        bail!("the patched QEMU does not show {wanted:?}: {answer}{}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "the patched QEMU does not show {wanted:?}: {answer}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }

@@ -30,11 +30,17 @@ impl Qmp {
     pub fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
-        self.stream.get_mut().write_all(line.as_bytes()).with_context(|| format!("send {command} to QEMU"))?;
+        self.stream
+            .get_mut()
+            .write_all(line.as_bytes())
+            .with_context(|| format!("send {command} to QEMU"))?;
         loop {
             let mut answer = self.line().with_context(|| format!("QEMU's answer to {command}"))?;
             if let Some(error) = answer.get("error") {
-                bail!("QEMU refuses {command} {arguments}: {}", error["desc"].as_str().unwrap_or("no reason given"));
+                bail!(
+                    "QEMU refuses {command} {arguments}: {}",
+                    error["desc"].as_str().unwrap_or("no reason given")
+                );
             }
             if answer.get("return").is_some() {
                 return Ok(answer["return"].take());
