@@ -1,5 +1,5 @@
-//! `cargo lab dist`: what ships, static binaries for x86_64 that run on any kernel and any libc, with their manual pages
-//! and completions, in `target/dist`.
+//! `cargo lab dist`: what ships, static binaries for x86_64 that need no libc of the host, with their manual pages and
+//! completions, in `target/dist`.
 //!
 //! musl and not static glibc: the latter crashes in its first name look-up wherever nsswitch.conf names a module of
 //! another glibc. Where rustup has the musl target, the host's cargo builds; elsewhere a Debian chroot does, see
@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{Cache, digest};
+use crate::runner::workspace;
 
 mod chroot;
 mod elf;
@@ -158,12 +159,6 @@ fn shown(path: &Path) -> String {
 
 fn dist_dir() -> PathBuf {
     workspace().join("target/dist")
-}
-
-/// The checkout that this lab was built from.
-fn workspace() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_owned()
 }
 
 #[cfg(test)]
