@@ -10,6 +10,7 @@ pub mod config;
 pub mod error;
 pub mod exec;
 pub mod failpoint;
+pub mod install;
 pub mod intent;
 pub mod logging;
 pub mod md;
