@@ -20,5 +20,6 @@ pub mod plan;
 pub mod root;
 pub mod setup;
 pub mod state;
+pub mod status;
 pub mod teardown;
 pub mod verify;
