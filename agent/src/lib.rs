@@ -4,6 +4,8 @@
 //! it and the [`config::Config`] into typed steps or a refusal without any I/O, [`apply`] executes
 //! the steps, `verify` observes again, and [`state`] is what gets reported.
 
+#![deny(unsafe_code)]
+
 pub mod apply;
 pub mod cli;
 pub mod config;
@@ -12,6 +14,7 @@ pub mod exec;
 pub mod failpoint;
 pub mod install;
 pub mod intent;
+pub mod ioctl;
 pub mod logging;
 pub mod md;
 pub mod observe;
