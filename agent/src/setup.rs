@@ -27,7 +27,7 @@ const ROUNDS: usize = 3;
 pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     let started = Instant::now();
     let mut session = Session::default();
-    let result = suitable(root, &observe::host(root)).and_then(|()| {
+    let result = suitable(root, &observe::host::read(root)).and_then(|()| {
         let _lock = lock::take(root, config.lock_timeout)?;
         let result = session.converge(root, config);
         if let Err(error) = &result {
@@ -73,7 +73,9 @@ fn suitable(root: &Root, host: &observe::Host) -> Result<()> {
         )));
     }
     if !host.effective_root {
-        return Err(Error::Environment("not root: setup makes arrays, filesystems and mounts; run it with sudo".into()));
+        return Err(Error::Environment(
+            "not root: setup makes arrays, filesystems and mounts; run it with sudo".into(),
+        ));
     }
     if !host.host_mount_namespace {
         return Err(Error::Environment(
@@ -138,7 +140,9 @@ impl Session {
             self.assembled.clear();
             return Ok(plan);
         }
-        Err(Error::Other(format!("after {ROUNDS} rounds the arrays are still not what they were made to be; look into the kernel log and at udev rules for md")))
+        Err(Error::Other(format!(
+            "after {ROUNDS} rounds the arrays are still not what they were made to be; look into the kernel log and at udev rules for md"
+        )))
     }
 
     /// A run that failed leaves nothing in the way of the boot: an array that was only looked into is stopped again, and
@@ -158,7 +162,12 @@ impl Session {
 
     fn state(&self, root: &Root, plan: &Plan) -> State {
         if plan.outcome == Outcome::Absent {
-            return State::new(root, Health::Absent, "NoDrives", "no instance-store drive is here, and none is required");
+            return State::new(
+                root,
+                Health::Absent,
+                "NoDrives",
+                "no instance-store drive is here, and none is required",
+            );
         }
         match self.problems.as_slice() {
             [] => State::new(root, Health::Ready, "SetupComplete", "mounted and verified"),
@@ -218,7 +227,7 @@ fn capacity(inventory: &Inventory, promise: &Promise) -> u64 {
 
 /// Comments our fstab line out and has systemd read it, unless something is mounted from a device at the target.
 fn disable_fstab(root: &Root, config: &Config) -> Result<()> {
-    let mounted = observe::mounts(root)?.iter().any(|m| m.at == config.target && m.dev.major != 0);
+    let mounted = observe::mounts::read(root)?.iter().any(|m| m.at == config.target && m.dev.major != 0);
     let path = root.join(FSTAB_PATH);
     let Some(text) = atomic::read_text(&path)?.filter(|_| !mounted) else { return Ok(()) };
     let Some(without) = fstab::disable(&text) else { return Ok(()) };

@@ -363,7 +363,7 @@ fn inside_the_whole_job() {
             mode: 0o711,
             selinux_type: None,
         }];
-        let step = Step::Directories { target: "/tmp".into(), directories };
+        let step = Step::Directories { target: "/tmp".into(), mode: None, directories };
         let with = |name: &str| Plan { promise: Some(promise(name)), ..plan(vec![step.clone()]) };
         apply(&with(&device.device[5..]), &mut context).unwrap();
         assert_eq!(std::fs::metadata("/tmp/late").unwrap().mode() & 0o7777, 0o711);

@@ -12,6 +12,7 @@ use super::step::{MemberRef, Step, Stripe};
 use super::{Outcome, Plan, Promise, Reason, Refusal};
 use crate::config::Config;
 use crate::intent::Identity;
+use crate::md::geometry;
 use crate::observe::{Array, Content, DevNum, Drive, Filesystem, Inventory, Mount, TargetKind};
 
 /// What carries, or will carry, the filesystem.
@@ -199,14 +200,14 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
         target: config.target.clone(),
     };
     steps.push(Step::RecordIntent { intent: identity.clone() });
-    let (name, stripe) = match (kept, array_uuid) {
+    let (name, stripe, size) = match (kept, array_uuid) {
         (Some((array, _)), _) => {
             if array.read_only {
                 steps.push(Step::ReadWrite { array: array.path() });
             }
             let stripe = (array.chunk_bytes > 0)
                 .then_some(Stripe { chunk_bytes: array.chunk_bytes, members: array.members.len() as u32 });
-            (array.name.clone(), stripe)
+            (array.name.clone(), stripe, array.sectors * 512)
         }
         (None, uuid) => {
             let stopped: Vec<PathBuf> = holding(inventory, &drives).map(Array::path).collect();
@@ -216,7 +217,7 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
                 steps.push(Step::Wipe { devices: make.wipe.iter().copied().map(member).collect(), why });
             }
             match uuid {
-                None => (drives[0].name.clone(), None),
+                None => (drives[0].name.clone(), None, drives[0].sectors * 512),
                 Some(uuid) => {
                     let name = free_name(inventory, &stopped);
                     steps.push(Step::CreateArray {
@@ -227,7 +228,8 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
                         chunk_bytes: config.chunk,
                         members: drives.iter().copied().map(member).collect(),
                     });
-                    (name, Some(Stripe { chunk_bytes: config.chunk, members: drives.len() as u32 }))
+                    let stripe = Stripe { chunk_bytes: config.chunk, members: drives.len() as u32 };
+                    (name, Some(stripe), array_size(&drives, config.chunk))
                 }
             }
         }
@@ -238,7 +240,7 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
         kind,
         uuid: fs_uuid,
         label: config.fs_label(),
-        size: drives.iter().map(|d| d.sectors * 512).sum(),
+        size,
         stripe,
         blank: drives.iter().all(|d| d.content == Content::Blank),
     });
@@ -258,6 +260,15 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
     steps.extend(persist(inventory, config, &promise)?);
     let notes = make.note.into_iter().chain(hidden_files(inventory)).collect();
     Ok(Plan { outcome: make.outcome, steps, look_again: false, notes, promise: Some(promise) })
+}
+
+/// Bytes of the RAID0 that the drives make: md uses whole chunks of each member, of any size (zones).
+fn array_size(drives: &[&Drive], chunk_bytes: u64) -> u64 {
+    let chunk = (chunk_bytes / 512) as u32;
+    let offset = geometry::data_offset(drives[0].sectors, chunk);
+    let whole =
+        |d: &&Drive| geometry::data_size(d.sectors, offset, chunk).unwrap_or(0) / u64::from(chunk.max(1));
+    drives.iter().map(whole).sum::<u64>() * chunk_bytes
 }
 
 /// A running array of exactly the set that the plan is about, which then needs no making.

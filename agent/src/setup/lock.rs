@@ -22,7 +22,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub fn take(root: &Root, timeout: Duration) -> Result<Flock<File>> {
     let path = root.join(LOCK_PATH);
     if let Some(dir) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(Error::io(dir, "make the directory"))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir)
+            .map_err(Error::io(dir, "make the directory"))?;
     }
     let mut file = OpenOptions::new()
         .write(true)
