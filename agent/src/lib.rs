@@ -4,6 +4,8 @@
 //! it and the [`config::Config`] into typed steps or a refusal without any I/O, [`apply`] executes
 //! the steps, `verify` observes again, and [`state`] is what gets reported.
 
+#![deny(unsafe_code)]
+
 pub mod apply;
 pub mod cli;
 pub mod config;
@@ -11,6 +13,7 @@ pub mod error;
 pub mod exec;
 pub mod failpoint;
 pub mod intent;
+pub mod ioctl;
 pub mod logging;
 pub mod md;
 pub mod observe;

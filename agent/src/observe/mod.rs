@@ -1,11 +1,27 @@
 //! observe: reads the machine and never writes. Yields an [`Inventory`].
 
+pub mod arrays;
+pub mod blank;
+pub mod blkid;
+pub mod content;
+pub mod drives;
+pub mod files;
+pub mod host;
+mod look;
+pub mod mounts;
+pub mod nvme;
+pub mod sysfs;
+pub mod uses;
+pub mod wait;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::intent::Identity;
+
+pub use look::{How, observe};
 
 /// Everything that [`crate::plan`] judges by. Plain data: a test can write one down.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +47,9 @@ pub struct Inventory {
     /// UUIDs for what may be created, drawn by observe so that plan stays pure.
     pub fresh: Fresh,
     pub host: Host,
+    /// Said aloud: a record of ours that could not be understood, ...
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// An NVMe namespace block device that is a candidate.
@@ -155,8 +174,8 @@ pub enum Use {
     Root,
 }
 
-/// Why an NVMe namespace is not a candidate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Why an NVMe namespace (or a PCI function that somebody gave to another driver) is not a candidate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     pub name: String,
     pub serial: String,
@@ -165,7 +184,8 @@ pub struct Skipped {
     pub why: String,
 }
 
-/// A PCI NVMe function that has no live controller, or a live controller with no namespace.
+/// A PCI NVMe function that has no live controller, or a live controller with no namespace; also a drive that does
+/// not answer or cannot be told from another. Nothing must be built while there is one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// PCI address.
@@ -239,7 +259,8 @@ pub struct Target {
     pub gid: u32,
     /// `security.selinux` of the directory, where SELinux is on.
     pub selinux: Option<String>,
-    /// Entries in the directory (not counting sub-entries): what a mount would hide.
+    /// Entries in the directory (not counting sub-entries): what a mount would hide. Counted up to
+    /// [`mounts::ENTRIES_MAX`].
     pub entries: u64,
 }
 
@@ -280,7 +301,8 @@ pub struct Host {
     pub boot_id: String,
     /// From DMI `board_asset_tag` where it looks like `i-...`, else from cloud-init; empty where unknown.
     pub instance_id: String,
-    /// This is the instance's first boot and cloud-init has not finished for this instance id.
+    /// This is the instance's first boot, cloud-init has not finished for this instance id, and no finished setup
+    /// of ours is on record for these drives.
     pub first_boot: bool,
     pub selinux: bool,
     /// Our mount namespace is PID 1's.
