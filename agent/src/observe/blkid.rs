@@ -175,9 +175,12 @@ mod tests {
     #[test]
     fn nothing_is_only_what_it_says_without_complaint() {
         assert_eq!(parse(Some(2), b"", b""), Answer::Nothing);
-        for (status, stderr) in
-            [(Some(2), "blkid: error: /dev/x: Input/output error"), (Some(4), "usage"), (Some(1), ""), (None, "")]
-        {
+        for (status, stderr) in [
+            (Some(2), "blkid: error: /dev/x: Input/output error"),
+            (Some(4), "usage"),
+            (Some(1), ""),
+            (None, ""),
+        ] {
             let answer = parse(status, b"", stderr.as_bytes());
             let Answer::Named(Content::Unreadable { error }) = answer else { panic!("{answer:?}") };
             assert!(error.contains(stderr), "{error}");
@@ -204,10 +207,9 @@ mod tests {
         fn a_flipped_byte_of_its_output_never_becomes_nothing(at in 0..EXT4.len(), flip in 1u8..) {
             let mut bytes = EXT4.as_bytes().to_vec();
             bytes[at] ^= flip;
-            prop_assert!(matches!(
-                parse(Some(0), &bytes, b""),
-                Answer::Named(Content::Filesystem(_) | Content::Foreign { .. })
-            ));
+            let answer = parse(Some(0), &bytes, b"");
+            let named = matches!(answer, Answer::Named(Content::Filesystem(_) | Content::Foreign { .. }));
+            prop_assert!(named, "{:?}", answer);
         }
     }
 }
