@@ -41,7 +41,11 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
     }
     if !context.logging.stdout_is_journal {
         let list: String = done.iter().map(|line| format!("{line}\n")).collect();
-        output::text(if done.is_empty() { "There is nothing of nvme-agent's to take back.\n" } else { &list })?;
+        output::text(if done.is_empty() {
+            "There is nothing of nvme-agent's to take back.\n"
+        } else {
+            &list
+        })?;
     }
     Ok(0)
 }

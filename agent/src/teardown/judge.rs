@@ -133,7 +133,8 @@ pub fn judge(inventory: &Inventory, licence: &Licence) -> Result<Work, Vec<Strin
         .iter()
         .filter(|a| a.uuid.is_some_and(|uuid| licence.sets.contains(&uuid)) || carries_ours(&a.content))
         .collect();
-    let sets: BTreeSet<Uuid> = arrays.iter().filter_map(|a| a.uuid).chain(licence.sets.iter().copied()).collect();
+    let sets: BTreeSet<Uuid> =
+        arrays.iter().filter_map(|a| a.uuid).chain(licence.sets.iter().copied()).collect();
     let names: BTreeSet<&str> = arrays.iter().map(|a| a.name.as_str()).collect();
 
     for array in &arrays {
@@ -145,7 +146,8 @@ pub fn judge(inventory: &Inventory, licence: &Licence) -> Result<Work, Vec<Strin
             _ => String::new(),
         };
         if !what.is_empty() {
-            problems.push(format!("{} carries {what}, which nvme-agent did not make", array.path().display()));
+            problems
+                .push(format!("{} carries {what}, which nvme-agent did not make", array.path().display()));
         }
         work.stop.push(array.path());
     }
@@ -160,13 +162,18 @@ pub fn judge(inventory: &Inventory, licence: &Licence) -> Result<Work, Vec<Strin
         };
         let member = MemberRef { path: drive.path(), serial: drive.serial.clone(), sectors: drive.sectors };
         if drive.read_only {
-            problems.push(format!("{} ({}) is read-only and cannot be wiped", drive.path().display(), drive.serial));
+            problems.push(format!(
+                "{} ({}) is read-only and cannot be wiped",
+                drive.path().display(),
+                drive.serial
+            ));
         }
         work.wipe.push((member, expect));
         drives.push(drive);
     }
 
-    let devices: BTreeSet<DevNum> = arrays.iter().map(|a| a.dev).chain(drives.iter().map(|d| d.dev)).collect();
+    let devices: BTreeSet<DevNum> =
+        arrays.iter().map(|a| a.dev).chain(drives.iter().map(|d| d.dev)).collect();
     for mount in inventory.mounts.iter().filter(|m| devices.contains(&m.dev)) {
         if !licence.targets.contains(&mount.at) || mount.root != "/" {
             problems.push(format!(
@@ -239,4 +246,4 @@ fn change(path: &str, before: &str, after: Option<String>) -> FileChange {
 
 #[cfg(test)]
 #[path = "judge_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -90,7 +90,7 @@ impl Machine for Host<'_> {
     }
 
     fn stop(&self, array: &Path) -> Result<()> {
-        crate::md::array::stop(array)
+        crate::md::array::stop(self.0, array)
     }
 
     fn wipe(&self, drives: &[(MemberRef, Expect)]) -> Result<Vec<String>> {
@@ -150,7 +150,11 @@ fn mark(root: &Root) -> Result<Option<Mark>> {
         Error::Other(format!("{}: not the mark of a teardown ({e}); remove the file", path.display()))
     })?;
     if mark.version != 1 {
-        return Err(Error::Other(format!("{}: version {}, expected 1; remove the file", path.display(), mark.version)));
+        return Err(Error::Other(format!(
+            "{}: version {}, expected 1; remove the file",
+            path.display(),
+            mark.version
+        )));
     }
     Ok(Some(mark))
 }
@@ -173,7 +177,10 @@ fn look(root: &Root, config: &Config) -> Result<(Inventory, Work, Licence)> {
 /// The records that are there.
 fn records(root: &Root) -> Vec<&'static str> {
     // The mark is the last: while it is there, a boot that was interrupted goes on.
-    [STATE_PATH, INTENT_PATH, RECORD_PATH, MARK_PATH].into_iter().filter(|path| root.join(path).exists()).collect()
+    [STATE_PATH, INTENT_PATH, RECORD_PATH, MARK_PATH]
+        .into_iter()
+        .filter(|path| root.join(path).exists())
+        .collect()
 }
 
 fn postpone(root: &Root, work: &Work, licence: Licence, machine: &dyn Machine) -> Result<Vec<String>> {
@@ -185,7 +192,7 @@ fn postpone(root: &Root, work: &Work, licence: Licence, machine: &dyn Machine) -
     let mut done = vec![format!("{MARK_PATH} is written: the next boot tears down instead of setting up")];
     for file in work.files.iter().filter(|file| file.path == crate::persist::FSTAB_PATH) {
         done.push(rewrite(root, file)?);
-        machine.reload()?;
+        done.extend(reload(machine));
     }
     Ok(done)
 }
@@ -224,7 +231,7 @@ fn act(root: &Root, work: &Work, machine: &dyn Machine) -> Result<Vec<String>> {
     for file in &work.files {
         done.push(rewrite(root, file)?);
         if file.path == crate::persist::FSTAB_PATH {
-            machine.reload()?;
+            done.extend(reload(machine));
         }
     }
     for path in records(root) {
@@ -237,6 +244,14 @@ fn act(root: &Root, work: &Work, machine: &dyn Machine) -> Result<Vec<String>> {
         let _ = fs::remove_dir(root.join(dir));
     }
     Ok(done)
+}
+
+/// Systemd that goes on to think of the old line is no reason to leave the rest: a note.
+fn reload(machine: &dyn Machine) -> Option<String> {
+    machine
+        .reload()
+        .err()
+        .map(|error| format!("systemd was not told: {error}; run `systemctl daemon-reload`"))
 }
 
 fn rewrite(root: &Root, file: &FileChange) -> Result<String> {
@@ -265,7 +280,10 @@ fn in_use(targets: &[String], pins: &[Pin]) -> Error {
         who.push(format!("\n  and {} more", pins.len() - NAMED));
     }
     if pins.is_empty() {
-        who.push("\n  the kernel says so, but no process shows it (a thread, a bound namespace, an NFS export?)".into());
+        who.push(
+            "\n  the kernel says so, but no process shows it (a thread, a bound namespace, an NFS export?)"
+                .into(),
+        );
     }
     Error::Other(format!(
         "teardown is refused, nothing was changed: {} is in use by{}\nStop these and run it again, or let the next boot \

@@ -20,8 +20,7 @@ use crate::root::Root;
 /// So many ways in which one process uses the filesystem are told.
 const TOLD: usize = 4;
 /// A hung server must not hang us: where a working directory lies on one of these, it is not on our drive.
-const NETWORK: [&str; 10] =
-    ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "afs", "autofs", "fuse"];
+const NETWORK: [&str; 10] = ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "afs", "autofs", "fuse"];
 
 /// One holder of the filesystem.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -259,11 +258,16 @@ impl Scan<'_> {
             let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
             let file = file.trim_end().trim_end_matches(" (deleted)");
             if below(file) {
-                found.push((entry.file_name().to_string_lossy().into_owned(), format!("loop device of {file}")));
+                found.push((
+                    entry.file_name().to_string_lossy().into_owned(),
+                    format!("loop device of {file}"),
+                ));
             }
         }
         let swaps = crate::observe::mounts::swaps(root).unwrap_or_default();
-        found.extend(swaps.into_iter().filter(|path| below(path)).map(|path| (path, "swap file in use".into())));
+        found.extend(
+            swaps.into_iter().filter(|path| below(path)).map(|path| (path, "swap file in use".into())),
+        );
         found.into_iter().map(|(name, how)| Pin { name, how: vec![how], ..Pin::default() }).collect()
     }
 }
@@ -295,10 +299,11 @@ fn hex_device(text: &str) -> Option<DevNum> {
 /// The unit that a process belongs to: the last part of its cgroup path that is one (cgroup v2, or systemd's own
 /// hierarchy of v1).
 fn unit(cgroup: &str) -> Option<String> {
-    let path = cgroup
-        .lines()
-        .find_map(|line| line.strip_prefix("0::").or_else(|| line.split_once(":name=systemd:").map(|(_, p)| p)))?;
-    let is_unit = |part: &&str| [".service", ".scope", ".socket", ".mount"].iter().any(|end| part.ends_with(end));
+    let path = cgroup.lines().find_map(|line| {
+        line.strip_prefix("0::").or_else(|| line.split_once(":name=systemd:").map(|(_, p)| p))
+    })?;
+    let is_unit =
+        |part: &&str| [".service", ".scope", ".socket", ".mount"].iter().any(|end| part.ends_with(end));
     path.split('/').rfind(is_unit).map(str::to_owned)
 }
 

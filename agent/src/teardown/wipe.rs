@@ -10,6 +10,7 @@ use rustix::fs::FallocateFlags;
 use super::judge::Expect;
 use crate::error::{Error, Result};
 use crate::md::guard;
+use crate::md::lock::Holds;
 use crate::md::superblock::{MAX_LEN, Superblock};
 use crate::observe::blank;
 use crate::observe::content;
@@ -27,6 +28,8 @@ const PIECE: u64 = 1 << 30;
 /// # Errors
 /// A drive is another one now, is in use, or does not hold what is expected: nothing was written then. A write that fails.
 pub fn wipe(root: &Root, drives: &[(MemberRef, Expect)]) -> Result<Vec<String>> {
+    // udev keeps off until all are done, then finds nothing.
+    let _holds = Holds::acquire(root, drives.iter().map(|(drive, _)| &drive.path), None)?;
     let mut claimed = Vec::new();
     for (drive, expect) in drives {
         let claim = guard::claim(root, drive)?;
@@ -87,7 +90,8 @@ fn check(path: &Path, drive: &MemberRef, expect: &Expect) -> Result<Vec<(u64, u6
             }
         }
         Expect::Filesystem { kind, uuid } => {
-            let found = content::mounted(&device, kind, &mut buffer).map_err(Error::io(path, "read the superblock"))?;
+            let found = content::mounted(&device, kind, &mut buffer)
+                .map_err(Error::io(path, "read the superblock"))?;
             match found {
                 Some(found) if found.uuid.eq_ignore_ascii_case(uuid) => return Ok(places),
                 Some(found) => format!("{kind} filesystem {}", found.uuid),
