@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -118,17 +119,32 @@ impl Scan<'_> {
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .collect();
         pids.sort_unstable();
-        let link = |pid| fs::read_link(self.of(pid, "ns/mnt")).ok();
-        let host = link(1);
+        let mut host = None;
         let mut groups: BTreeMap<PathBuf, Vec<i32>> = BTreeMap::new();
         for pid in pids {
-            if let Some(space) = link(pid) {
-                groups.entry(space).or_default().push(pid);
+            let link = self.of(pid, "ns/mnt");
+            match fs::read_link(&link) {
+                Ok(space) => {
+                    if pid == 1 {
+                        host = Some(space.clone());
+                    }
+                    groups.entry(space).or_default().push(pid);
+                }
+                // Who may not look (no CAP_SYS_PTRACE) must not take that for "nobody".
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    return Err(Error::io(link, "read")(error));
+                }
+                Err(_) => {}
             }
         }
+        let host = host.ok_or_else(|| {
+            Error::Other(
+                "/proc/1/ns/mnt: not there, so nobody can be told from the host; nothing was changed".into(),
+            )
+        })?;
         let mut spaces = Vec::new();
         for (space, pids) in groups {
-            let is_host = Some(&space) == host.as_ref();
+            let is_host = space == host;
             let table = pids.iter().map(|pid| self.text(*pid, "mountinfo")).find(|text| !text.is_empty());
             if is_host && table.is_none() {
                 return Err(Error::Other("/proc/1/mountinfo: cannot be read; nothing was changed".into()));

@@ -155,6 +155,8 @@ fn a_process_that_vanishes_meanwhile_is_no_error_but_a_missing_mount_table_is() 
     assert_eq!(machine.pins(MD), Vec::<String>::new());
     fs::remove_file(machine.0.path().join("proc/1/mountinfo")).unwrap();
     assert!(find(&machine.root(), MD, &["/tmp".into()]).is_err());
+    fs::remove_file(machine.0.path().join("proc/1/ns/mnt")).unwrap();
+    assert!(find(&machine.root(), MD, &["/tmp".into()]).is_err());
 }
 
 #[test]
