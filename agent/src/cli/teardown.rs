@@ -1,6 +1,6 @@
 //! `nvme-agent teardown`: takes back what setup made.
 
-use super::{Context, output};
+use super::Context;
 use crate::config::Overrides;
 use crate::error::Result;
 
@@ -26,11 +26,7 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
     let values = args.target.iter().map(|target| ("target", target.clone())).collect();
     let config = context.load(&Overrides { values, ..Overrides::default() })?;
     let done = crate::teardown::run(&context.root, &config, args.at_next_boot)?;
-    for line in &done {
-        tracing::info!("{line}");
-    }
-    if !context.logging.stdout_is_journal {
-        output::text(&done.iter().map(|line| format!("{line}\n")).collect::<String>())?;
-    }
+    let text: String = done.iter().map(|line| format!("{line}\n")).collect();
+    context.tell(&done, &text)?;
     Ok(0)
 }

@@ -175,9 +175,12 @@ mod tests {
     #[test]
     fn nothing_is_only_what_it_says_without_complaint() {
         assert_eq!(parse(Some(2), b"", b""), Answer::Nothing);
-        for (status, stderr) in
-            [(Some(2), "blkid: error: /dev/x: Input/output error"), (Some(4), "usage"), (Some(1), ""), (None, "")]
-        {
+        for (status, stderr) in [
+            (Some(2), "blkid: error: /dev/x: Input/output error"),
+            (Some(4), "usage"),
+            (Some(1), ""),
+            (None, ""),
+        ] {
             let answer = parse(status, b"", stderr.as_bytes());
             let Answer::Named(Content::Unreadable { error }) = answer else { panic!("{answer:?}") };
             assert!(error.contains(stderr), "{error}");

@@ -131,7 +131,10 @@ fn disagreement(drive: &Drive, witness: &Witness, wanted: &Match) -> Option<Stri
         return says("serial number", &witness.serial, &drive.serial);
     }
     if !nvme::vendor_matches(witness.vendor.into(), wanted) {
-        return Some(format!("Identify Controller says vendor {:#06x}, which is not matched", witness.vendor));
+        return Some(format!(
+            "Identify Controller says vendor {:#06x}, which is not matched",
+            witness.vendor
+        ));
     }
     None
 }
@@ -145,8 +148,9 @@ fn take_out_twins(found: &mut Found) {
         by_serial.entry(drive.serial.clone()).or_default().push(drive.name.clone());
     }
     by_serial.retain(|_, names| names.len() > 1);
-    let (twins, drives) =
-        std::mem::take(&mut found.drives).into_iter().partition(|drive| by_serial.contains_key(&drive.serial));
+    let (twins, drives) = std::mem::take(&mut found.drives)
+        .into_iter()
+        .partition(|drive| by_serial.contains_key(&drive.serial));
     found.drives = drives;
     for drive in twins {
         let why = format!("serial number {} is on {}", drive.serial, by_serial[&drive.serial].join(" and "));

@@ -71,7 +71,9 @@ fn text(root: &Root, name: &str, reason: Reason) -> Result<Option<String>> {
 fn bytes(path: &Path) -> Result<Option<Vec<u8>>> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(Error::io(path, "read")(error)),
     };
     let mut bytes = Vec::new();
@@ -128,7 +130,8 @@ mod tests {
     #[test]
     fn the_file_that_this_hosts_mdadm_reads() {
         let chosen = |files: &[&str]| {
-            let files: Vec<_> = files.iter().map(|name| (*name, b"ID=\"amzn\"\nID_LIKE=fedora\n".as_slice())).collect();
+            let files: Vec<_> =
+                files.iter().map(|name| (*name, b"ID=\"amzn\"\nID_LIKE=fedora\n".as_slice())).collect();
             let (_dir, root) = machine(&files);
             read(&root).unwrap().mdadm_conf_path
         };

@@ -67,10 +67,9 @@ fn first_boot(root: &Root, dmi: Option<&str>, cloud_init: Option<&str>) -> bool 
 fn cloud_init_runs(root: &Root) -> bool {
     let exists = |path: &str| root.join(path).exists();
     let installed = ["/usr/bin/cloud-init", "/var/lib/cloud", "/run/cloud-init"].into_iter().any(exists);
-    let disabled =
-        ["/etc/cloud/cloud-init.disabled", "/run/cloud-init/disabled"].into_iter().any(exists)
-            || attribute(root.join("/proc/cmdline"))
-                .is_some_and(|line| line.split_ascii_whitespace().any(|word| word == "cloud-init=disabled"));
+    let disabled = ["/etc/cloud/cloud-init.disabled", "/run/cloud-init/disabled"].into_iter().any(exists)
+        || attribute(root.join("/proc/cmdline"))
+            .is_some_and(|line| line.split_ascii_whitespace().any(|word| word == "cloud-init=disabled"));
     installed && !disabled
 }
 
@@ -82,9 +81,11 @@ fn is_from_an_earlier_boot(root: &Root, instance: &Path) -> bool {
     }
     let Some(boot) = boot_time(root) else { return true };
     let dirs = [instance.to_path_buf(), instance.join("sem")];
-    dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten().any(|entry| {
-        entry.path().symlink_metadata().is_ok_and(|status| status.mtime() + SLACK < boot)
-    })
+    dirs.iter()
+        .filter_map(|dir| fs::read_dir(dir).ok())
+        .flatten()
+        .flatten()
+        .any(|entry| entry.path().symlink_metadata().is_ok_and(|status| status.mtime() + SLACK < boot))
 }
 
 /// When this boot began, in seconds since 1970: `btime` of proc_stat(5).
@@ -142,7 +143,10 @@ mod tests {
         assert_eq!(machine.read().instance_id, ID);
         machine.write("var/lib/cloud/instances/i-00000000000000bad/boot-finished", "");
         machine.write(&format!("var/lib/cloud/instances/{ID}/sem/config_ssh"), "");
-        assert!(machine.read().first_boot, "while its modules run; another instance's end counts for nothing");
+        assert!(
+            machine.read().first_boot,
+            "while its modules run; another instance's end counts for nothing"
+        );
         machine.write(&format!("var/lib/cloud/instances/{ID}/boot-finished"), "");
         assert!(!machine.read().first_boot);
     }

@@ -119,7 +119,8 @@ fn identify(drive: &Drive) -> Result<Witness> {
     let controller = Path::new("/dev").join(&drive.controller);
     let path = if controller.exists() { controller } else { drive.path() };
     let file = File::open(&path).map_err(Error::io(&path, "open"))?;
-    let data = ioctl::nvme::identify_controller(&file).map_err(Error::io(&path, "ask Identify Controller of"))?;
+    let data =
+        ioctl::nvme::identify_controller(&file).map_err(Error::io(&path, "ask Identify Controller of"))?;
     Ok(Witness {
         vendor: u16::from_le_bytes([data[0], data[1]]),
         serial: sysfs::clean(&data[4..24]),
@@ -211,10 +212,8 @@ fn side_by_side<T: Send>(items: &mut [T], work: impl Fn(&mut T) -> Result<()> + 
     }
     let share = items.len().div_ceil(READERS);
     std::thread::scope(|scope| {
-        let readers: Vec<_> = items
-            .chunks_mut(share)
-            .map(|part| scope.spawn(|| part.iter_mut().try_for_each(&work)))
-            .collect();
+        let readers: Vec<_> =
+            items.chunks_mut(share).map(|part| scope.spawn(|| part.iter_mut().try_for_each(&work))).collect();
         readers
             .into_iter()
             .map(|reader| reader.join().unwrap_or_else(|_| Err(Error::Other("a reader panicked".into()))))

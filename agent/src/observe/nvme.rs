@@ -171,7 +171,9 @@ mod tests {
         assert_eq!(plain, NodeName { instance: 12, path: None, namespace: 3 });
         let hidden = NodeName::parse("nvme3c4n1").unwrap();
         assert_eq!((hidden.path, hidden.head().as_str()), (Some(4), "nvme3n1"));
-        for other in ["nvme1", "nvme1n1p1", "nvme-subsys3", "nvmen1", "nvme1n", "sda", "nvme1cn1", "nvme+1n1", ""] {
+        for other in
+            ["nvme1", "nvme1n1p1", "nvme-subsys3", "nvmen1", "nvme1n", "sda", "nvme1cn1", "nvme+1n1", ""]
+        {
             assert_eq!(NodeName::parse(other), None, "{other}");
         }
         assert!(is_controller("nvme0") && !is_controller("nvme0n1") && !is_controller("nvme-subsys0"));

@@ -135,10 +135,8 @@ impl<'a> Sysfs<'a> {
             && let Ok(status) = rustix::fs::stat(node)
             && rustix::fs::FileType::from_raw_mode(status.st_mode).is_block_device()
         {
-            let dev = DevNum {
-                major: rustix::fs::major(status.st_rdev),
-                minor: rustix::fs::minor(status.st_rdev),
-            };
+            let dev =
+                DevNum { major: rustix::fs::major(status.st_rdev), minor: rustix::fs::minor(status.st_rdev) };
             return self.name_of(dev);
         }
         // In a fixture tree, or where the node is gone: by its name.

@@ -27,8 +27,7 @@ impl<'a> Busy<'a> {
     /// # Errors
     /// The swap areas or a directory of sysfs cannot be read.
     pub fn read(sysfs: Sysfs<'a>, table: &'a [Mount]) -> Result<Busy<'a>> {
-        let swaps =
-            mounts::swaps(sysfs.root())?.iter().filter_map(|node| sysfs.name_of_node(node)).collect();
+        let swaps = mounts::swaps(sysfs.root())?.iter().filter_map(|node| sysfs.name_of_node(node)).collect();
         Ok(Busy { sysfs, table, swaps, root_devices: super::drives::root_devices(&sysfs, table)? })
     }
 
