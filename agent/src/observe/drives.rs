@@ -6,7 +6,7 @@ use super::nvme::{self, Controller, NodeName};
 use super::sysfs::{Sysfs, attribute, number};
 use super::{Drive, Mount, Pending, Skipped, mounts};
 use crate::config::Match;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What discovery found.
 #[derive(Clone, Debug, Default, PartialEq)]

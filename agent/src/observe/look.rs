@@ -214,9 +214,8 @@ fn side_by_side<T: Send>(items: &mut [T], work: impl Fn(&mut T) -> Result<()> + 
     std::thread::scope(|scope| {
         let readers: Vec<_> =
             items.chunks_mut(share).map(|part| scope.spawn(|| part.iter_mut().try_for_each(&work))).collect();
-        readers
-            .into_iter()
-            .map(|reader| reader.join().unwrap_or_else(|_| Err(Error::Other("a reader panicked".into()))))
-            .fold(Ok(()), |all, one| all.and(one))
+        readers.into_iter().try_for_each(|reader| {
+            reader.join().unwrap_or_else(|_| Err(Error::Other("a reader panicked".into())))
+        })
     })
 }
