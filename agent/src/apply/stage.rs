@@ -53,8 +53,8 @@ fn sort_options(options: &[String]) -> Options<'_> {
                 filesystem.push(("ro", None));
             }
             "rw" | "atime" | "diratime" => {}
-            "noatime" => attributes = attributes - atime | MountAttrFlags::MOUNT_ATTR_NOATIME,
-            "strictatime" => attributes = attributes - atime | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+            "noatime" => attributes = (attributes - atime) | MountAttrFlags::MOUNT_ATTR_NOATIME,
+            "strictatime" => attributes = (attributes - atime) | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
             "relatime" => attributes -= atime,
             "nodiratime" => attributes |= MountAttrFlags::MOUNT_ATTR_NODIRATIME,
             "nosuid" => attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID,
