@@ -77,7 +77,6 @@ fn machine(n: usize) -> (State, Live) {
         steps: steps
             .into_iter()
             .zip([3, 120, 900])
-            .map(|(name, ms)| (name, ms))
             .chain(steps.into_iter().skip(3).map(|s| (s, 2)))
             .map(|(name, millis)| StepTime { name: name.into(), what: String::new(), millis })
             .collect(),
