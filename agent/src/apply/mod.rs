@@ -35,7 +35,7 @@ use steps::{about, execute, place_at};
 use systemd::Reload;
 
 /// Every failpoint of apply, in the order in which a fresh array meets them: the name of a step is hit before it.
-pub const FAILPOINTS: [&str; 29] = [
+pub const FAILPOINTS: [&str; 30] = [
     "drop-stale-intent",
     "record-intent",
     "record-intent-done",
@@ -59,6 +59,7 @@ pub const FAILPOINTS: [&str; 29] = [
     "clear-intent-done",
     "expose",
     "expose-done",
+    "remount",
     "directories",
     "record-set",
     "fstab",

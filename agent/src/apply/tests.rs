@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use uuid::Uuid;
+
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::config::{Directory, FsKind};
