@@ -132,7 +132,6 @@ fn wrong_usage_is_exit_2() {
         &["frobnicate"][..],
         &[],
         &["setup", "--no-such-flag"],
-        &["teardown"],
         &["status", "--output", "yaml"],
         &["--root", "/x", "setup"],
         &["--root", "/x", "teardown", "--yes"],

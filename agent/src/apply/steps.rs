@@ -102,9 +102,15 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             staged.expose(&there, covered)?;
             hit("expose-done")?;
         }
-        Step::Directories { target, directories } => {
+        Step::Remount { target, options } => {
             let there = root.join(target);
             let opened = open_mounted(&root, &there, plan)?;
+            stage::remount(&there, opened.as_fd(), options)?;
+        }
+        Step::Directories { target, mode, directories } => {
+            let there = root.join(target);
+            let opened = open_mounted(&root, &there, plan)?;
+            stage::dress(opened.as_fd(), &there, *mode, None, None)?;
             return Ok(directories::make_all(&root, opened.as_fd(), Path::new(target), directories));
         }
         Step::RecordSet { record } => atomic::write_json_durable(&root.join(RECORD_PATH), record)?,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use uuid::Uuid;
@@ -390,7 +390,7 @@ fn inside_the_whole_job() {
             mode: 0o711,
             selinux_type: None,
         }];
-        let step = Step::Directories { target: "/tmp".into(), directories };
+        let step = Step::Directories { target: "/tmp".into(), mode: None, directories };
         let with = |name: &str| Plan { promise: Some(promise(name)), ..plan(vec![step.clone()]) };
         apply(&with(&device.device[5..]), &mut context).unwrap();
         assert_eq!(std::fs::metadata("/tmp/late").unwrap().mode() & 0o7777, 0o711);

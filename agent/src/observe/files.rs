@@ -8,6 +8,7 @@ use super::Files;
 use crate::error::{Error, Result};
 use crate::exec;
 use crate::intent::Identity;
+use crate::persist::tmpfiles;
 use crate::plan::{Reason, Refusal};
 use crate::root::Root;
 
@@ -26,7 +27,8 @@ pub fn read(root: &Root) -> Result<Files> {
         mdadm_conf: text(root, mdadm_conf_path, Reason::FileConflict)?,
         mdadm_conf_path: mdadm_conf_path.to_owned(),
         has_mdadm: exec::find_program(root, "mdadm").is_some(),
-        tmpfiles: text(root, "/etc/tmpfiles.d/tmp.conf", Reason::FileConflict)?,
+        tmpfiles: text(root, tmpfiles::PATH, Reason::FileConflict)?,
+        tmpfiles_distro: text(root, tmpfiles::DISTRO_PATH, Reason::FileConflict)?,
     })
 }
 

@@ -130,6 +130,15 @@ pub fn evidence(text: &str, target: &str) -> Result<Vec<Entry>, Problem> {
     Ok(entries)
 }
 
+/// Our own lines, in force or not, also of a file that has malformed lines elsewhere.
+pub fn owned(text: &str) -> Vec<Entry> {
+    let ours = |line| match role(line) {
+        Ok(Role::Owned(entry)) => Some(entry),
+        _ => None,
+    };
+    lines::split(text).filter_map(ours).collect()
+}
+
 fn parse_line(line: Physical<'_>) -> Result<Option<Entry>, Problem> {
     let body = line.body.trim_start_matches([' ', '\t']);
     if body.is_empty() || body.starts_with('#') {
