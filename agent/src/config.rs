@@ -4,6 +4,7 @@
 
 mod check;
 mod load;
+mod raw;
 mod values;
 
 use std::fmt;

@@ -1,4 +1,5 @@
 //! The binary as a user meets it: exit codes, one line of error, nothing changed.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but not in what tests call
 
 #![allow(clippy::unwrap_used)]
 
@@ -133,7 +134,6 @@ fn wrong_usage_is_exit_2() {
         &["frobnicate"][..],
         &[],
         &["setup", "--no-such-flag"],
-        &["teardown"],
         &["status", "--output", "yaml"],
         &["--root", "/x", "setup"],
         &["--root", "/x", "teardown", "--yes"],
@@ -253,4 +253,26 @@ fn a_reader_that_leaves_is_no_error() {
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(12), ""));
+}
+
+/// ami/clean.sh knows our lines as the agent writes them.
+#[test]
+fn an_image_is_cleaned_of_what_a_setup_left_and_of_nothing_else() {
+    let root = fixture();
+    let path = |path: &str| root.path().join(path);
+    for dir in ["etc/tmpfiles.d", "var/lib/nvme-agent"] {
+        fs::create_dir_all(path(dir)).unwrap();
+    }
+    let others = "UUID=1 / xfs defaults 0 1\n# see x-nvme-agent\n# nvme-agent: replaced: /dev/md0 /tmp\nLABEL=x /x ext4 x-nvme-agent-not 0 0\n";
+    let ours = "UUID=2 /tmp ext4 noatime,nofail,x-nvme-agent 0 0\n# nvme-agent: disabled, setup failed: UUID=2 /tmp ext4 x-nvme-agent 0 0\n";
+    fs::write(path("etc/fstab"), format!("{others}{ours}")).unwrap();
+    fs::write(path("etc/mdadm.conf"), "MAILADDR root\nARRAY /dev/md0 UUID=1:2:3:4 # nvme-agent\n").unwrap();
+    fs::write(path("etc/tmpfiles.d/tmp.conf"), "# nvme-agent: this file\nq /tmp 1777 root root -\n").unwrap();
+    fs::write(path("var/lib/nvme-agent/record.json"), "{}").unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ami/clean.sh");
+    let output = Std::new(&script).arg(root.path()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(path("etc/fstab")).unwrap(), others);
+    assert_eq!(fs::read_to_string(path("etc/mdadm.conf")).unwrap(), "MAILADDR root\n");
+    assert!(!path("etc/tmpfiles.d/tmp.conf").exists() && !path("var/lib/nvme-agent").exists());
 }

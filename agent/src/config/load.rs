@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::check::{self, Raw};
+use super::check;
+use super::raw::Raw;
 use super::{CONFIG_PATH, Config, Directory};
 use crate::error::{Error, Result};
 use crate::root::Root;

@@ -2,9 +2,10 @@
 
 use crate::runner::Scenario;
 
+mod fresh;
 mod machinery;
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS].concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS].concat()
 }

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Takes every trace of a setup on the build host out of an image: clean.sh [ROOT]. See README.md.
+set -eu
+
+root=${1:-/}
+root=${root%/}
+
+if [ -z "$root" ] && grep -q '"state": "\(ready\|degraded\)"' /run/nvme-agent/state.json 2>/dev/null; then
+    echo "$0: drives of this build host are set up; run \`nvme-agent teardown --yes\` first" >&2
+    exit 1
+fi
+
+# Records, intent, locks, and the binary as userData fetched it.
+rm -rf "$root/var/lib/nvme-agent" "$root/run/nvme-agent"
+
+# A line of ours has our option; a line of ours that a failed setup put out of force is a comment.
+fstab_ours='^[[:space:]]*[^#[:space:]].*[[:space:],]x-nvme-agent\([,[:space:]]\|$\)'
+fstab_disabled='^# nvme-agent: disabled, setup failed: '
+fstab=$root/etc/fstab
+if [ -f "$fstab" ]; then
+    sed -i --follow-symlinks -e "/$fstab_ours/d" -e "/$fstab_disabled/d" "$fstab"
+fi
+
+mdadm_ours='# nvme-agent[[:space:]]*$'
+for conf in "$root/etc/mdadm.conf" "$root/etc/mdadm/mdadm.conf"; do
+    if [ -f "$conf" ]; then
+        sed -i --follow-symlinks "/$mdadm_ours/d" "$conf"
+    fi
+done
+
+tmpfiles=$root/etc/tmpfiles.d/tmp.conf
+if [ -f "$tmpfiles" ] && head -n 1 "$tmpfiles" | grep -q '^# nvme-agent: '; then
+    rm -f "$tmpfiles"
+fi
+
+# Prove it.
+left=$(
+    [ ! -e "$root/var/lib/nvme-agent" ] || echo "$root/var/lib/nvme-agent"
+    grep -Hs -e "$fstab_ours" -e "$fstab_disabled" "$fstab" || true
+    grep -Hs "$mdadm_ours" "$root/etc/mdadm.conf" "$root/etc/mdadm/mdadm.conf" || true
+)
+if [ -n "$left" ]; then
+    printf '%s: traces are left:\n%s\n' "$0" "$left" >&2
+    exit 1
+fi
