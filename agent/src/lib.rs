@@ -1,1 +1,28 @@
-//! nvme-agent
+//! nvme-agent makes the local NVMe drives of an EC2 node one fast filesystem, at every boot.
+//!
+//! Data flows one way: [`observe`] reads the machine into an [`observe::Inventory`], [`plan`] turns
+//! it and the [`config::Config`] into typed steps or a refusal without any I/O, [`apply`] executes
+//! the steps, `verify` observes again, and [`state`] is what gets reported.
+
+#![deny(unsafe_code)]
+
+pub mod apply;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod exec;
+pub mod failpoint;
+pub mod install;
+pub mod intent;
+pub mod ioctl;
+pub mod logging;
+pub mod md;
+pub mod observe;
+pub mod persist;
+pub mod plan;
+pub mod root;
+pub mod setup;
+pub mod state;
+pub mod status;
+pub mod teardown;
+pub mod verify;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::cache::Cache;
+use crate::dist;
 use crate::drive::{DriveSpec, GIB, MIB, TIB};
 use crate::image::Guest;
 use crate::lab::Lab;
@@ -38,6 +39,8 @@ enum Task {
         #[arg(long, default_value_t = 2)]
         jobs: usize,
     },
+    /// Build what ships into target/dist: static binaries, manual pages, completions
+    Dist(dist::Args),
     /// A prompt in a fresh VM
     Shell {
         /// Instance-store drives
@@ -68,6 +71,7 @@ pub fn main() -> Result<bool> {
             Ok(true)
         }
         Task::Test { names, full, jobs, .. } => run_all(&scenarios::all(), &Request { names, full, jobs }),
+        Task::Dist(args) => dist::run(&args, nvme_agent::cli::command()).map(|()| true),
         Task::Shell { drives, size, guest } => shell(guest, drives, size).map(|()| true),
         Task::Clean { unused_days } => {
             let cache = Cache::open()?;

@@ -58,6 +58,7 @@ pub mod cache;
 pub mod channel;
 pub mod cli;
 pub mod debian;
+pub mod dist;
 pub mod drive;
 pub mod image;
 pub mod kernel;

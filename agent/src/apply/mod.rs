@@ -1,0 +1,319 @@
+//! apply: executes steps in order; decides nothing.
+//!
+//! What outlives a step (locks, the mark that keeps systemd off the array, the staged mount, an unfinished systemd
+//! reload) is in the [`Context`], which outlives an `apply`: after a plan that ends in "look again" the next one goes
+//! on with it.
+//!
+//! ```text
+//! let mut context = Context::new(root, &config, &inventory);
+//! loop { plan; apply(&plan, &mut context)?; if !plan.look_again { break } observe; context.observed(&inventory) }
+//! verify; context.finish()
+//! ```
+
+pub mod device;
+pub mod directories;
+pub mod mkfs;
+pub mod stage;
+mod steps;
+pub mod systemd;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::md::lock::{CreatingMark, Holds};
+use crate::observe::{Files, Inventory};
+use crate::plan::{Plan, Step};
+use crate::root::Root;
+
+use stage::{Place, Staged};
+use steps::{about, execute, place_at};
+use systemd::Reload;
+
+/// Every failpoint of apply, in the order in which a fresh array meets them: the name of a step is hit before it.
+pub const FAILPOINTS: [&str; 29] = [
+    "drop-stale-intent",
+    "record-intent",
+    "record-intent-done",
+    "wipe",
+    "stop-array",
+    "create-array",
+    "md-superblock",
+    "md-superblocks",
+    "md-added",
+    "create-array-done",
+    "assemble-array",
+    "assemble-array-done",
+    "read-write",
+    "make-filesystem",
+    "make-filesystem-done",
+    "create-target",
+    "stage",
+    "prepare",
+    "prepare-done",
+    "clear-intent",
+    "clear-intent-done",
+    "expose",
+    "expose-done",
+    "directories",
+    "record-set",
+    "fstab",
+    "mdadm-conf",
+    "tmpfiles",
+    "reload-systemd",
+];
+
+/// How a step went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StepTime {
+    /// [`Step::name`].
+    pub step: &'static str,
+    /// The step in words.
+    pub what: String,
+    pub millis: u64,
+    pub ok: bool,
+    /// What did not work; where the run went on after it, the state is `degraded`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What apply needs to know, and what it holds.
+#[derive(Debug)]
+pub struct Context {
+    root: Root,
+    mkfs_timeout: Duration,
+    kernel: String,
+    /// Texts that the new ones were made from: a file that changed since is not overwritten.
+    files: Files,
+    /// Locks and mark that keep udev and systemd off, while there is something half-ready.
+    holds: Option<Holds>,
+    /// Kernel name of the array that the mark is for.
+    marked: Option<String>,
+    /// Devices that udev has to look at when the holds are gone.
+    touched: Vec<PathBuf>,
+    staged: Option<Staged>,
+    /// The target as it was when this run began to work on it.
+    covered: Option<Place>,
+    reload: Option<Reload>,
+    times: Vec<StepTime>,
+}
+
+impl Context {
+    pub fn new(root: Root, config: &Config, inventory: &Inventory) -> Context {
+        Context {
+            root,
+            mkfs_timeout: config.mkfs_timeout,
+            kernel: inventory.host.kernel.clone(),
+            files: inventory.files.clone(),
+            holds: None,
+            marked: None,
+            touched: Vec::new(),
+            staged: None,
+            covered: None,
+            reload: None,
+            times: Vec::new(),
+        }
+    }
+
+    /// To be told what was seen when looking again.
+    pub fn observed(&mut self, inventory: &Inventory) {
+        self.files = inventory.files.clone();
+    }
+
+    /// Every step so far, of every plan, the failed one too.
+    pub fn times(&self) -> &[StepTime] {
+        &self.times
+    }
+
+    /// What did not work without ending the run.
+    pub fn problems(&self) -> impl Iterator<Item = String> + '_ {
+        self.times.iter().filter_map(|t| t.error.as_ref().map(|e| format!("{}: {e}", t.step)))
+    }
+
+    /// Waits for systemd's reload, which went on beside verify. An error means `degraded`, not `failed`.
+    ///
+    /// # Errors
+    /// Where it did not end in time.
+    pub fn finish(&mut self) -> Result<()> {
+        self.release();
+        match self.reload.take() {
+            Some(reload) => reload.wait(systemd::RELOAD_TIME),
+            None => Ok(()),
+        }
+    }
+
+    /// Unmounts what is staged, lets go of locks and marks, and has udev look at what we had locked.
+    fn release(&mut self) {
+        self.staged = None;
+        self.marked = None;
+        // udev is told of the array first, by the mark's end, then of the drives.
+        if self.holds.take().is_some() {
+            for device in std::mem::take(&mut self.touched) {
+                device::announce(&self.root, &device);
+            }
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Executes the steps of `plan`, in order.
+///
+/// A persistence step that fails, and a directory that cannot be made, are noted in what is returned and do not end
+/// the run. Locks stay held for a plan that ends in "look again".
+///
+/// # Errors
+/// [`Error::Step`] for the first other step that fails. The staged mount is dropped, locks and marks are released, an
+/// array that was made or assembled stays as it is; the intent stays too, so that the next run goes on from there.
+pub fn apply(plan: &Plan, context: &mut Context) -> Result<Vec<StepTime>> {
+    let before = context.times.len();
+    let result = run(plan, context);
+    if result.is_err() || !plan.look_again {
+        context.release();
+    }
+    result?;
+    Ok(context.times.get(before..).unwrap_or_default().to_vec())
+}
+
+fn run(plan: &Plan, context: &mut Context) -> Result<()> {
+    if context.holds.is_none() {
+        CreatingMark::remove_stale(&context.root);
+    }
+    for step in &plan.steps {
+        if let Step::Expose { target } = step
+            && context.covered.is_none()
+        {
+            context.covered = place_at(&context.root, target).map_err(|e| in_step(step, e))?;
+        }
+    }
+    for (at, step) in plan.steps.iter().enumerate() {
+        if needs_lock(step) {
+            // All at once, at the first step that needs one: a later one must not find a drive changed by udev.
+            hold(&plan.steps[at..], context).map_err(|e| in_step(step, e))?;
+        } else if step.is_persistence() && context.staged.is_none() {
+            // The target is in place: udev and systemd may see the device before fstab names it.
+            context.release();
+        }
+        execute_timed(step, plan, context)?;
+    }
+    Ok(())
+}
+
+fn execute_timed(step: &Step, plan: &Plan, context: &mut Context) -> Result<()> {
+    let name = step.name();
+    let started = Instant::now();
+    let result = hit(name).and_then(|()| execute(step, plan, context));
+    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (device, serial) = about(step);
+    let note = |ok, error: Option<String>| StepTime { step: name, what: step.to_string(), millis, ok, error };
+    match result {
+        Ok(problems) if problems.is_empty() => {
+            tracing::info!(step = name, device, serial, duration_ms = millis, "{step}");
+            context.times.push(note(true, None));
+            Ok(())
+        }
+        Ok(problems) => {
+            let error = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            tracing::warn!(step = name, device, serial, duration_ms = millis, error, "{step}: not all of it");
+            context.times.push(note(false, Some(error)));
+            Ok(())
+        }
+        Err(error) => {
+            let text = error.to_string();
+            context.times.push(note(false, Some(text.clone())));
+            if step.is_persistence() {
+                tracing::warn!(
+                    step = name,
+                    device,
+                    serial,
+                    duration_ms = millis,
+                    error = text,
+                    "{step}: failed"
+                );
+                return Ok(());
+            }
+            tracing::error!(
+                step = name,
+                device,
+                serial,
+                duration_ms = millis,
+                error = text,
+                "{step}: failed"
+            );
+            Err(in_step(step, error))
+        }
+    }
+}
+
+fn in_step(step: &Step, cause: Error) -> Error {
+    Error::Step { step: step.name(), cause: Box::new(cause) }
+}
+
+fn hit(name: &str) -> Result<()> {
+    failpoint::hit(name).map_err(|e| Error::Other(e.to_string()))
+}
+
+/// Steps during which udev, systemd and other programs must keep off the devices.
+fn needs_lock(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Wipe { .. }
+            | Step::StopArray { .. }
+            | Step::CreateArray { .. }
+            | Step::AssembleArray { .. }
+            | Step::ReadWrite { .. }
+            | Step::MakeFilesystem { .. }
+            | Step::Stage { .. }
+    )
+}
+
+/// Holds the drives that `steps` name, and marks the array that they make, start, or make a filesystem on.
+fn hold(steps: &[Step], context: &mut Context) -> Result<()> {
+    let mut drives: Vec<&Path> = Vec::new();
+    let mut array: Option<&Path> = None;
+    // udev does not heed a lock on an md device, and we would only be in our own way; the mark is for those.
+    let is_array = |device: &Path| device::kernel_name(device).starts_with("md");
+    for step in steps {
+        match step {
+            Step::Wipe { devices, .. } => drives.extend(devices.iter().map(|m| m.path.as_path())),
+            Step::CreateArray { array: made, members, .. }
+            | Step::AssembleArray { array: made, members, .. } => {
+                array = Some(made);
+                drives.extend(members.iter().map(|m| m.path.as_path()));
+            }
+            Step::MakeFilesystem { device, .. } if is_array(device) => array = array.or(Some(device)),
+            // An array that others have seen already is not marked: systemd would take it for gone.
+            Step::Stage { device, .. } if is_array(device) => {}
+            Step::MakeFilesystem { device, .. } | Step::Stage { device, .. } => drives.push(device),
+            _ => {}
+        }
+    }
+    drives.sort();
+    drives.dedup();
+    let root = &context.root;
+    let name = array.map(device::kernel_name);
+    let enough = context.holds.as_ref().is_some_and(|holds| {
+        drives.iter().all(|d| holds.covers(&root.join(d))) && (name.is_none() || name == context.marked)
+    });
+    if !enough {
+        // Let go first: a lock of ours on another descriptor would keep us off as well.
+        context.holds = None;
+        context.holds = Some(Holds::acquire(root, &drives, name.as_deref())?);
+        context.touched.extend(drives.iter().map(|d| d.to_path_buf()));
+        context.touched.sort();
+        context.touched.dedup();
+        context.marked = name;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

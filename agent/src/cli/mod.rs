@@ -1,0 +1,199 @@
+//! The command line: one file a subcommand.
+
+mod args;
+mod install;
+mod output;
+mod plan;
+mod setup;
+mod status;
+mod teardown;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{self, Config, Overrides};
+use crate::error::{Error, Result};
+use crate::logging::{self, Kind, Logging};
+use crate::root::Root;
+
+const EXIT_CODES: &str = "\
+Exit codes of setup, plan, teardown and install:
+  0  done; for setup: the state is ready, degraded or absent
+  1  an error inside nvme-agent, or a system call that failed
+  2  wrong usage of the command line
+  3  refused: something is there that must not be overwritten; nothing was changed
+  4  the configuration is wrong: file, environment or a flag's value
+  5  the environment is unsuitable: not root, another mount namespace, a program missing
+  6  a drive or a member of the array is missing
+  7  a step failed
+  8  what is there after the steps is not what was planned
+  9  another run is active and did not end in time
+
+Exit codes of status:
+  0  ready, or absent (no drives, none expected)
+  2  wrong usage of the command line
+  10 degraded
+  11 failed
+  12 not set up in this boot
+
+Files:
+  /etc/nvme-agent/config.toml    configuration; keys are spelled like the flags, with underscores
+  /run/nvme-agent/state.json     what the last setup of this boot came to
+  /var/lib/nvme-agent/           records of what was made
+
+Environment:
+  NVME_AGENT_TARGET and so on for every key of the configuration, NVME_AGENT_CONFIG, NVME_AGENT_LOG_LEVEL.
+  Flags override the environment, which overrides the file.";
+
+/// Makes the local NVMe drives of an EC2 node one fast filesystem, safely, at every boot
+#[derive(Debug, Parser)]
+#[command(name = "nvme-agent", version, after_long_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Take every path of the host below this directory (an image that is being built, a test fixture)
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Read this file instead of /etc/nvme-agent/config.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How much to log [default: info; warn for plan and status]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+            LogLevel::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    Plan(plan::Args),
+    Status(status::Args),
+    Install(install::Args),
+    Teardown(teardown::Args),
+}
+
+/// How a command that prints a result prints it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// What every subcommand gets.
+struct Context {
+    root: Root,
+    config: Option<PathBuf>,
+    logging: Logging,
+}
+
+impl Context {
+    /// The configuration, with `overrides` on top.
+    fn load(&self, overrides: &Overrides) -> Result<Config> {
+        config::load(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
+    }
+
+    /// Commands that change the machine can do so as root only.
+    fn require_root(&self, what: &str) -> Result<()> {
+        match nix::unistd::geteuid() {
+            user if user.is_root() || !self.root.is_host() => Ok(()),
+            user => Err(Error::Environment(format!(
+                "{what} must run as root, but runs as user id {user}; nothing was changed; try sudo"
+            ))),
+        }
+    }
+
+    /// setup and teardown act on the machine itself: ioctls and mounts know no root directory.
+    fn require_host(&self, what: &str) {
+        if !self.root.is_host() {
+            let message = format!("{what} acts on this machine; --root is for plan, status and install");
+            Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
+        }
+    }
+}
+
+/// The command line's definition, from which man pages and completions are made.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let kind = match cli.command {
+        Command::Plan(_) | Command::Status(_) => Kind::Looks,
+        Command::Setup(_) | Command::Install(_) | Command::Teardown(_) => Kind::Acts,
+    };
+    let root = Root::new(cli.global.root);
+    let level = log_level(cli.global.log_level, kind);
+    let logging = logging::init(&root, kind, level.as_ref().map_or(LevelFilter::INFO, |level| *level));
+    let file = cli.global.config.or_else(|| std::env::var_os("NVME_AGENT_CONFIG").map(PathBuf::from));
+    let context = Context { root, config: file, logging };
+    let result = level.and_then(|_| match cli.command {
+        Command::Setup(args) => setup::run(&context, &args),
+        Command::Plan(args) => plan::run(&context, &args),
+        Command::Status(args) => status::run(&context, &args),
+        Command::Install(args) => install::run(&context, &args),
+        Command::Teardown(args) => teardown::run(&context, &args),
+    });
+    ExitCode::from(result.unwrap_or_else(|error| {
+        let code = error.exit_code();
+        context.logging.error(&error, code);
+        code
+    }))
+}
+
+fn log_level(flag: Option<LogLevel>, kind: Kind) -> Result<LevelFilter> {
+    if let Some(level) = flag {
+        return Ok(level.into());
+    }
+    let Some(text) = std::env::var_os("NVME_AGENT_LOG_LEVEL") else {
+        return Ok(if kind == Kind::Acts { LevelFilter::INFO } else { LevelFilter::WARN });
+    };
+    let text = text.to_string_lossy();
+    LogLevel::from_str(&text, false).map(LevelFilter::from).map_err(|_| {
+        Error::Config(format!(
+            "environment variable NVME_AGENT_LOG_LEVEL: expected error, warn, info, debug or trace, found `{}`",
+            text.escape_default()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,38 @@
+//! Results on stdout: printable ASCII, no escape codes, and no complaint when the reader has gone.
+
+use std::io::{ErrorKind, Write};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::logging::ascii;
+
+/// Prints text. A reader that left (`status | head`) is no error.
+pub fn text(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(ascii(text).as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("stdout", "write the result")(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON, one line feed at its end.
+pub fn json(value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::Other(format!("cannot write the result as JSON: {e}")))?;
+    // Beyond ASCII only strings have anything, and there JSON knows an escape.
+    let mut text = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        match c {
+            '\n' | ' '..='~' => text.push(c),
+            other => {
+                let mut units = [0; 2];
+                for unit in other.encode_utf16(&mut units) {
+                    text.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    text.push('\n');
+    self::text(&text)
+}

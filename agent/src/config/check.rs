@@ -1,0 +1,420 @@
+//! What a value must be. Pure; the errors say what was expected and quote what was found.
+
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::values::{parse_duration, parse_size, parse_vendor};
+use super::{Config, Directory, FsKind, Layout, Tmpfiles, UnknownData};
+
+/// `TimeoutStartSec=` of nvme-agent.service, in seconds. Our own deadlines must end before it.
+pub const UNIT_TIMEOUT: u64 = 900;
+/// What setup may take besides the configured waits, in seconds: probing, md, persistence, reload.
+const OTHER_WORK: u64 = 120;
+
+/// A value as its source spelled it.
+pub enum Raw {
+    /// From a flag or the environment: text that may stand for any type.
+    Word(String),
+    /// A string of the file.
+    Text(String),
+    Integer(i64),
+    List(Vec<Raw>),
+    /// A type that no key has, by name.
+    Other(&'static str),
+}
+
+impl From<&DeValue<'_>> for Raw {
+    fn from(value: &DeValue<'_>) -> Raw {
+        match value {
+            DeValue::String(text) => Raw::Text(text.to_string()),
+            DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix())
+                .map_or(Raw::Other("an integer out of range"), Raw::Integer),
+            DeValue::Array(list) => Raw::List(list.iter().map(|v| Raw::from(v.get_ref())).collect()),
+            DeValue::Float(_) => Raw::Other("a float"),
+            DeValue::Boolean(_) => Raw::Other("a boolean"),
+            DeValue::Datetime(_) => Raw::Other("a date"),
+            DeValue::Table(_) => Raw::Other("a table"),
+        }
+    }
+}
+
+type Checked<T> = Result<T, String>;
+
+impl Raw {
+    fn found(&self) -> String {
+        match self {
+            Raw::Word(text) | Raw::Text(text) => quoted(text),
+            Raw::Integer(n) => format!("the integer {n}"),
+            Raw::List(_) => "a list".into(),
+            Raw::Other(what) => (*what).into(),
+        }
+    }
+
+    fn text(self, expected: &str) -> Checked<String> {
+        match self {
+            Raw::Word(text) | Raw::Text(text) => Ok(text),
+            other => Err(format!("expected {expected} as a string, found {}", other.found())),
+        }
+    }
+
+    fn number(self, expected: &str) -> Checked<u64> {
+        let wrong = |raw: &Raw| format!("expected {expected}, found {}", raw.found());
+        match &self {
+            Raw::Integer(n) => u64::try_from(*n).map_err(|_| wrong(&self)),
+            Raw::Word(text) => text.trim().parse().map_err(|_| wrong(&self)),
+            _ => Err(wrong(&self)),
+        }
+    }
+
+    /// A list; in the environment and on the command line separated by commas.
+    fn list(self, expected: &str) -> Checked<Vec<Raw>> {
+        match self {
+            Raw::List(list) => Ok(list),
+            Raw::Word(text) => Ok(text.split(',').map(|item| Raw::Word(item.trim().to_owned())).collect()),
+            other => Err(format!("expected a list of {expected}, found {}", other.found())),
+        }
+    }
+
+    fn choice<T: Copy>(self, choices: &[(&str, T)]) -> Checked<T> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let expected = format!("one of {}", names.join(", "));
+        let text = self.text(&expected)?;
+        choices
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, value)| *value)
+            .ok_or_else(|| format!("expected {expected}, found {}", quoted(&text)))
+    }
+
+    fn seconds(self) -> Checked<Duration> {
+        let found = self.found();
+        let time = match self {
+            Raw::Word(text) | Raw::Text(text) => parse_duration(&text)?,
+            other => Duration::from_secs(other.number("seconds, or a string such as \"90s\" or \"2m\"")?),
+        };
+        match time.as_secs() {
+            1..=UNIT_TIMEOUT => Ok(time),
+            _ => Err(format!("expected 1 s to {} min, found {found}", UNIT_TIMEOUT / 60)),
+        }
+    }
+}
+
+/// Quoted for an error message: nothing that a terminal would obey, and not without end.
+fn quoted(text: &str) -> String {
+    let head: String = text.chars().take(80).collect();
+    let more = if head.len() < text.len() { "..." } else { "" };
+    format!("`{}{more}`", head.escape_default())
+}
+
+/// Checks one value and puts it into the configuration.
+pub fn set(config: &mut Config, key: &str, raw: Raw) -> Checked<()> {
+    match key {
+        "target" => config.target = target(&raw.text("an absolute path")?)?,
+        "layout" => config.layout = raw.choice(&[("raid0", Layout::Raid0)])?,
+        "filesystem" => config.filesystem = raw.choice(&[("ext4", FsKind::Ext4), ("xfs", FsKind::Xfs)])?,
+        "label" => config.label = label(raw.text("a filesystem label")?)?,
+        "mount_options" => config.mount_options = mount_options(&raw.text("mount options")?)?,
+        "chunk" => config.chunk = chunk(raw)?,
+        "expect_drives" => {
+            let found = raw.found();
+            config.expect_drives = match raw.number("a number of drives, 0 to 128")? {
+                n @ 0..=128 => n as u32,
+                _ => return Err(format!("expected a number of drives, 0 to 128, found {found}")),
+            };
+        }
+        "drive_timeout" => config.drive_timeout = raw.seconds()?,
+        "mkfs_timeout" => config.mkfs_timeout = raw.seconds()?,
+        "lock_timeout" => config.lock_timeout = raw.seconds()?,
+        "unknown_data" => {
+            config.unknown_data = raw.choice(&[
+                ("first-boot", UnknownData::FirstBoot),
+                ("format", UnknownData::Format),
+                ("refuse", UnknownData::Refuse),
+            ])?;
+        }
+        "tmpfiles" => {
+            config.tmpfiles = raw.choice(&[("keep", Tmpfiles::Keep), ("distro", Tmpfiles::Distro)])?;
+        }
+        "match.models" => {
+            config.matching.models = items(raw, "model prefixes", |item| {
+                let model = item.text("a model prefix")?;
+                // An empty prefix would match every drive, the EBS volumes included.
+                let plain = !model.trim().is_empty()
+                    && model.len() <= 40
+                    && model.chars().all(|c| matches!(c, ' '..='~'));
+                plain.then(|| model.trim().to_owned()).ok_or_else(|| {
+                    format!(
+                        "expected the start of a model, 1 to 40 ASCII characters, found {}",
+                        quoted(&model)
+                    )
+                })
+            })?;
+        }
+        "match.vendors" => {
+            config.matching.vendors = items(raw, "PCI vendor ids", |item| match item {
+                Raw::Word(text) | Raw::Text(text) => parse_vendor(&text),
+                other => {
+                    let found = other.found();
+                    let id = other.number("a PCI vendor id such as 0x1d0f")?;
+                    u16::try_from(id)
+                        .map_err(|_| format!("expected a PCI vendor id such as 0x1d0f, found {found}"))
+                }
+            })?;
+        }
+        other => return Err(format!("no such key: {other}")),
+    }
+    Ok(())
+}
+
+fn items<T>(raw: Raw, what: &str, each: impl Fn(Raw) -> Checked<T>) -> Checked<Vec<T>> {
+    match raw.list(what)?.into_iter().map(each).collect::<Checked<Vec<T>>>()? {
+        list if list.is_empty() => Err(format!("expected at least one of {what}, found an empty list")),
+        list if list.len() > 64 => Err(format!("expected at most 64 {what}, found {}", list.len())),
+        list => Ok(list),
+    }
+}
+
+/// Hiding these, or anything below them, under a mount takes a system apart.
+const NEVER_BELOW: [&str; 16] = [
+    "/bin",
+    "/boot",
+    "/dev",
+    "/efi",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/lost+found",
+    "/proc",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/var/lock",
+    "/var/run",
+];
+/// These must not be hidden themselves; directories below them may: what a node needs to boot, to let people
+/// in and to join lives there.
+const NEVER_ITSELF: [&str; 8] =
+    ["/", "/home", "/opt", "/root", "/var", "/var/lib", "/var/lib/cloud", "/var/lib/nvme-agent"];
+
+fn target(text: &str) -> Checked<String> {
+    let wrong = |problem: &str| Err(format!("{problem}, found {}", quoted(text)));
+    if !text.starts_with('/') {
+        return wrong("expected an absolute path such as /tmp");
+    }
+    if text.len() > 255 || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+@:".contains(&b)) {
+        return wrong("expected a path of at most 255 letters, digits and / . _ - + @ :");
+    }
+    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.contains(&"..") {
+        return wrong("expected a path without `..`");
+    }
+    let path = format!("/{}", parts.join("/"));
+    let below = |top: &str| path == top || path.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'));
+    if NEVER_BELOW.into_iter().any(below)
+        || below("/var/lib/nvme-agent")
+        || NEVER_ITSELF.contains(&path.as_str())
+    {
+        return wrong(
+            "a mount must not cover system directories; expected one such as /tmp, /data or /opt/data",
+        );
+    }
+    Ok(path)
+}
+
+fn label(text: String) -> Checked<String> {
+    match text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        true => Ok(text),
+        false => Err(format!("expected letters, digits and . _ -, found {}", quoted(&text))),
+    }
+}
+
+/// Options that mount(8) acts on itself, that are ours to write, or that would leave no writable, whole filesystem.
+const REFUSED_OPTIONS: [&str; 28] = [
+    "ro",
+    "bind",
+    "rbind",
+    "remount",
+    "move",
+    "loop",
+    "offset",
+    "sizelimit",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "users",
+    "nouser",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "comment",
+    "noload",
+    "norecovery",
+    "shared",
+    "rshared",
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "unbindable",
+];
+
+fn mount_options(text: &str) -> Checked<String> {
+    let options: Vec<&str> = text.split(',').filter(|o| !o.is_empty()).collect();
+    let mut topics: Vec<&str> = Vec::new();
+    for option in &options {
+        if !option.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.:=/@+%".contains(&b))
+            || option.len() > 200
+        {
+            return Err(format!(
+                "expected options separated by commas, without blanks and quotes, found {}",
+                quoted(option)
+            ));
+        }
+        let name = option.split('=').next().unwrap_or_default();
+        if REFUSED_OPTIONS.contains(&name) || name.starts_with("x-") || name.starts_with("X-") {
+            return Err(format!(
+                "the option {} is not allowed: nvme-agent mounts read-write and by itself",
+                quoted(option)
+            ));
+        }
+        // noatime and relatime exclude each other, so do nosuid and suid.
+        let topic = match name {
+            "noatime" | "relatime" | "strictatime" | "atime" | "norelatime" | "nostrictatime" => "atime",
+            other => other.strip_prefix("no").unwrap_or(other),
+        };
+        if topics.contains(&topic) {
+            return Err(format!("the option {} repeats or contradicts an earlier one", quoted(option)));
+        }
+        topics.push(topic);
+    }
+    Ok(options.join(","))
+}
+
+fn chunk(raw: Raw) -> Checked<u64> {
+    let found = raw.found();
+    let bytes = match raw {
+        Raw::Word(text) | Raw::Text(text) => parse_size(&text)?,
+        other => other.number("a size in bytes, or a string such as \"512K\"")?,
+    };
+    match bytes.is_power_of_two() && (4 << 10..=16 << 20).contains(&bytes) {
+        true => Ok(bytes),
+        false => Err(format!("expected a power of two from 4K to 16M, found {found}")),
+    }
+}
+
+/// Checks one value of a `[[directory]]` table.
+pub fn set_directory(directory: &mut Directory, key: &str, raw: Raw) -> Checked<()> {
+    match key {
+        "path" => directory.path = relative(&raw.text("a path under the mount")?)?,
+        "owner" => directory.owner = owner(raw)?,
+        "group" => directory.group = owner(raw)?,
+        "mode" => {
+            let text = raw.text("an octal mode such as \"0750\"")?;
+            let digits =
+                !text.is_empty() && text.len() <= 5 && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+            match u32::from_str_radix(&text, 8) {
+                Ok(mode) if digits && mode <= 0o7777 => directory.mode = mode,
+                _ => return Err(format!("expected an octal mode such as \"0750\", found {}", quoted(&text))),
+            }
+        }
+        "selinux_type" => {
+            let text = raw.text("an SELinux type such as container_file_t")?;
+            if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                return Err(format!(
+                    "expected an SELinux type such as container_file_t, found {}",
+                    quoted(&text)
+                ));
+            }
+            directory.selinux_type = Some(text);
+        }
+        other => return Err(format!("no such key: {other}")),
+    }
+    Ok(())
+}
+
+fn relative(text: &str) -> Checked<String> {
+    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let plain =
+        text.len() <= 255 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+@:".contains(&b));
+    if text.starts_with('/') || parts.is_empty() || parts.contains(&"..") || !plain {
+        return Err(format!(
+            "expected a path relative to the mount, of letters, digits and . _ - + @ :, without `..`, found {}",
+            quoted(text)
+        ));
+    }
+    Ok(parts.join("/"))
+}
+
+/// A name, or a number, of a user or a group.
+fn owner(raw: Raw) -> Checked<String> {
+    let text = match raw {
+        Raw::Integer(n) if u32::try_from(n).is_ok_and(|n| n != u32::MAX) => return Ok(n.to_string()),
+        other => other.text("a name or a number")?,
+    };
+    let plain = !text.is_empty()
+        && text.len() <= 64
+        && !text.starts_with('-')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-$".contains(&b));
+    let number = text.bytes().all(|b| b.is_ascii_digit());
+    // u32::MAX is chown's "leave as it is".
+    match plain && (!number || text.parse::<u32>().is_ok_and(|n| n != u32::MAX)) {
+        true => Ok(text),
+        false => Err(format!("expected a name or a number, found {}", quoted(&text))),
+    }
+}
+
+/// What only shows on the whole: the key to blame, and why.
+pub fn whole(config: &Config) -> Result<(), (&'static str, String)> {
+    // mkfs.xfs takes at most 12 bytes, mkfs.ext4 cuts at 16.
+    let longest = match config.filesystem {
+        FsKind::Xfs => 12,
+        FsKind::Ext4 => 16,
+    };
+    if config.label.len() > longest {
+        let kind = config.filesystem;
+        return Err((
+            "label",
+            format!("expected at most {longest} characters for {kind}, found {}", quoted(&config.label)),
+        ));
+    }
+    // Drives are waited for once as they appear and once more as members of a set.
+    let worst = config.lock_timeout + 2 * config.drive_timeout + config.mkfs_timeout;
+    let allowed = UNIT_TIMEOUT - OTHER_WORK;
+    if worst.as_secs() > allowed {
+        let (key, _) = [
+            ("drive_timeout", 2 * config.drive_timeout),
+            ("mkfs_timeout", config.mkfs_timeout),
+            ("lock_timeout", config.lock_timeout),
+        ]
+        .into_iter()
+        .max_by_key(|(_, time)| *time)
+        .unwrap_or_default();
+        return Err((
+            key,
+            format!(
+                "expected lock_timeout + 2 x drive_timeout + mkfs_timeout to be at most {allowed} s, so that \
+                 systemd does not end the unit first, found {} s",
+                worst.as_secs()
+            ),
+        ));
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for directory in &config.directories {
+        if seen.contains(&directory.path.as_str()) {
+            return Err(("directory", format!("the path {} is there twice", quoted(&directory.path))));
+        }
+        seen.push(&directory.path);
+    }
+    if config.directories.len() > 256 {
+        return Err((
+            "directory",
+            format!("expected at most 256 directories, found {}", config.directories.len()),
+        ));
+    }
+    Ok(())
+}

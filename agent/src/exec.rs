@@ -1,0 +1,304 @@
+//! Child processes with deadlines.
+//!
+//! The agent runs at boot, before kubelet: a child that hangs must never hang the node. A process in an
+//! uninterruptible read cannot be reaped until its device answers, not even after SIGKILL, so at the deadline
+//! a child is killed with its process group and, if that does not end it, left behind without any pipe of ours.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::error::{Error, Result};
+use crate::root::Root;
+
+/// Bytes of each stream that are kept; what follows is read and dropped, so that the child does not block.
+pub const OUTPUT_LIMIT: usize = 64 << 10;
+/// How long a killed child may take to go away before it is abandoned.
+const REAP_TIME: Duration = Duration::from_secs(2);
+/// How long a pipe may stay open after the child has ended (a grandchild may hold it).
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// Where programs are looked for, in this order; also the child's whole PATH.
+const PROGRAM_DIRS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+static MICROS: AtomicU64 = AtomicU64::new(0);
+
+/// How a child ended and what it said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Exit status; none if a signal ended it.
+    pub status: Option<i32>,
+    pub signal: Option<i32>,
+    /// At most [`OUTPUT_LIMIT`] bytes.
+    pub stdout: Vec<u8>,
+    /// At most [`OUTPUT_LIMIT`] bytes.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    pub fn success(&self) -> bool {
+        self.status == Some(0)
+    }
+
+    /// Both streams as text, for people: stderr first, since errors are there.
+    pub fn text(&self) -> String {
+        let streams = [&self.stderr, &self.stdout].map(|s| String::from_utf8_lossy(s).trim().to_owned());
+        streams.into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The output where the child exited with 0.
+    ///
+    /// # Errors
+    /// [`Error::Child`] with what it said otherwise.
+    pub fn check(self, program: &Path) -> Result<Output> {
+        let problem = match (self.status, self.signal) {
+            (Some(0), _) => return Ok(self),
+            (Some(status), _) => format!("failed with status {status}"),
+            (None, Some(signal)) => format!("was ended by signal {signal}"),
+            (None, None) => "ended without a status".to_owned(),
+        };
+        Err(Error::Child { program: program.display().to_string(), problem, output: self.text() })
+    }
+}
+
+/// Children started by this process so far.
+pub fn count() -> u64 {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// Time this process has spent waiting for children.
+pub fn time_in_children() -> Duration {
+    Duration::from_micros(MICROS.load(Ordering::Relaxed))
+}
+
+/// Where `name` is installed under `root`, as a path of the host; the first of [`PROGRAM_DIRS`] wins.
+pub fn find_program(root: &Root, name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    PROGRAM_DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| {
+        root.join(path).metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    })
+}
+
+/// Runs `program` with `args` and waits for it until `deadline`, whatever its exit status.
+///
+/// The child gets no stdin, an environment of `PATH` and `LC_ALL=C` only, `/` as its directory, and a process
+/// group of its own, all of which is killed at the deadline. Not for programs whose output is secret: an
+/// error repeats it.
+///
+/// # Errors
+/// [`Error::Child`] where it could not be started, or had to be killed; with its output so far.
+pub fn run(program: &Path, args: &[OsString], deadline: Duration) -> Result<Output> {
+    let started = Instant::now();
+    COUNT.fetch_add(1, Ordering::Relaxed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io(program, "start a child process for"))?;
+    let result = runtime.block_on(supervise(program, args, deadline));
+    // Never wait for anything that is left: an abandoned child must not hold us.
+    runtime.shutdown_background();
+    let elapsed = started.elapsed();
+    MICROS.fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    tracing::debug!(
+        program = %program.display(),
+        args = ?args,
+        duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        status = ?result.as_ref().ok().and_then(|o| o.status),
+        "ran a child process"
+    );
+    result
+}
+
+async fn supervise(program: &Path, args: &[OsString], deadline: Duration) -> Result<Output> {
+    let failed = |problem: String, output: &Output| Error::Child {
+        program: program.display().to_string(),
+        problem,
+        output: output.text(),
+    };
+    let mut child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|e| failed(format!("could not be started: {e}"), &Output::default()))?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+
+    // Kept outside the futures that fill them: what was said before the deadline is shown.
+    let (out, err) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let taken = |status: Option<ExitStatus>| Output {
+        status: status.and_then(|s| s.code()),
+        signal: status.and_then(|s| s.signal()),
+        stdout: std::mem::take(&mut *lock(&out)),
+        stderr: std::mem::take(&mut *lock(&err)),
+    };
+    let ended = {
+        let reading = async { tokio::join!(collect(stdout, &out), collect(stderr, &err)) };
+        tokio::pin!(reading);
+        let mut read = false;
+        let waiting = async {
+            // The readers run beside the wait, else a child with much to say would block.
+            loop {
+                tokio::select! {
+                    status = child.wait() => break status,
+                    _ = &mut reading, if !read => read = true,
+                }
+            }
+        };
+        let status = timeout(deadline, waiting).await;
+        if status.is_ok() && !read {
+            let _ = timeout(DRAIN_TIME, reading).await;
+        }
+        status
+    };
+    match ended {
+        Ok(Ok(status)) => Ok(taken(Some(status))),
+        Ok(Err(e)) => Err(failed(format!("could not be waited for: {e}"), &taken(None))),
+        Err(_) => {
+            if let Some(group) = group {
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            let gone = timeout(REAP_TIME, child.wait()).await.is_ok();
+            let fate = if gone {
+                "and was killed"
+            } else {
+                "and does not die (its device does not answer?): it was left behind"
+            };
+            Err(failed(format!("was not done within {:.1} s {fate}", deadline.as_secs_f64()), &taken(None)))
+        }
+    }
+}
+
+fn lock(buffer: &Mutex<Vec<u8>>) -> std::sync::MutexGuard<'_, Vec<u8>> {
+    buffer.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+async fn collect(stream: Option<impl AsyncRead + Unpin>, kept: &Mutex<Vec<u8>>) {
+    let Some(mut stream) = stream else { return };
+    let mut chunk = [0; 4096];
+    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+        let mut kept = lock(kept);
+        let room = OUTPUT_LIMIT.saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..n.min(room)]);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, deadline: Duration) -> Result<Output> {
+        run(Path::new("/bin/sh"), &["-c".into(), script.into()], deadline)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn returns_status_and_both_streams() {
+        let before = count();
+        let output = sh("echo to-out; echo to-err >&2; exit 3", LONG).unwrap();
+        assert_eq!((output.status, output.signal), (Some(3), None));
+        assert_eq!(
+            (output.stdout.as_slice(), output.stderr.as_slice()),
+            (&b"to-out\n"[..], &b"to-err\n"[..])
+        );
+        assert!(count() > before);
+        let error = output.check(Path::new("/bin/sh")).unwrap_err().to_string();
+        assert_eq!(error, "/bin/sh failed with status 3; it said: to-err\nto-out");
+        let killed = sh("kill -TERM $$", LONG).unwrap();
+        assert_eq!((killed.status, killed.signal), (None, Some(15)));
+    }
+
+    #[test]
+    fn the_child_sees_a_clean_environment_and_an_empty_stdin() {
+        let output = sh("env | cut -d= -f1 | sort | tr '\\n' ' '; pwd; cat", LONG).unwrap();
+        // PWD and _ are the shell's own.
+        let text = String::from_utf8(output.stdout).unwrap();
+        let names: Vec<&str> =
+            text.split_whitespace().filter(|n| !["PWD", "OLDPWD", "_"].contains(n)).collect();
+        assert_eq!(names, ["LC_ALL", "PATH", "/"]);
+    }
+
+    #[test]
+    fn more_output_than_is_kept_neither_blocks_nor_fails() {
+        let output = sh("head -c 300000 /dev/zero; echo done >&2", LONG).unwrap();
+        assert_eq!((output.stdout.len(), output.stderr.as_slice()), (OUTPUT_LIMIT, &b"done\n"[..]));
+    }
+
+    #[test]
+    fn at_the_deadline_the_whole_group_dies_and_the_output_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let script = format!(
+            "echo $$ >{0}; sleep 300 & echo $! >>{0}; echo half of it; echo why >&2; wait",
+            pids.display()
+        );
+        let started = Instant::now();
+        let error = sh(&script, Duration::from_millis(500)).unwrap_err().to_string();
+        assert!(started.elapsed() < Duration::from_secs(3));
+        assert_eq!(error, "/bin/sh was not done within 0.5 s and was killed; it said: why\nhalf of it");
+        for pid in std::fs::read_to_string(&pids).unwrap().lines() {
+            // A killed process is gone once it has been scheduled; on a busy machine that is not at once.
+            let alive = || {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                !(stat.is_empty() || stat.contains(") Z ") || stat.contains(") X "))
+            };
+            let end = Instant::now() + Duration::from_secs(10);
+            while alive() {
+                assert!(Instant::now() < end, "{pid} is alive");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    #[test]
+    fn a_grandchild_that_keeps_the_pipe_does_not_keep_us() {
+        let started = Instant::now();
+        let output = sh("sleep 5 & echo here", LONG).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(4), "waited {:?}", started.elapsed());
+        assert_eq!(output.stdout, b"here\n");
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error_that_names_it() {
+        let error = run(Path::new("/nonexistent/mkfs"), &[], LONG).unwrap_err().to_string();
+        assert!(error.starts_with("/nonexistent/mkfs could not be started: No such file"), "{error}");
+    }
+
+    #[test]
+    fn programs_are_found_under_the_root_and_only_if_executable() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        assert_eq!(find_program(&root, "mkfs.ext4"), None);
+        std::fs::create_dir_all(dir.path().join("usr/sbin")).unwrap();
+        std::fs::create_dir_all(dir.path().join("sbin")).unwrap();
+        std::fs::write(dir.path().join("usr/sbin/mkfs.ext4"), "").unwrap();
+        std::fs::write(dir.path().join("sbin/mkfs.ext4"), "").unwrap();
+        let set = |p: &str| {
+            std::fs::set_permissions(dir.path().join(p), std::fs::Permissions::from_mode(0o755)).unwrap()
+        };
+        set("sbin/mkfs.ext4");
+        assert_eq!(find_program(&root, "mkfs.ext4"), Some("/sbin/mkfs.ext4".into()));
+        set("usr/sbin/mkfs.ext4");
+        assert_eq!(find_program(&root, "mkfs.ext4"), Some("/usr/sbin/mkfs.ext4".into()));
+    }
+}

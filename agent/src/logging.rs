@@ -1,0 +1,125 @@
+//! Logs: journald with structured fields, or stderr where there is no journal; never both.
+//!
+//! Where an event goes is decided once, at start:
+//! - Commands that act (setup, teardown, install) on the host write to journald's native socket. A person who
+//!   typed the command sees its result and its final error on the terminal as the command's own output.
+//! - Without journald, under `--root`, and for commands that only look, events are lines on stderr.
+
+mod journal;
+mod layer;
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::error::Error;
+use crate::root::Root;
+
+pub use journal::SOCKET_PATH;
+
+/// What sort of command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Changes the machine: its doings belong into the journal.
+    Acts,
+    /// Only looks: nobody wants a line in the journal for each `status`.
+    Looks,
+}
+
+/// Where things go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Logging {
+    /// Events go to journald.
+    pub to_journal: bool,
+    /// stdout is connected to the journal: systemd started us, and the result is logged already.
+    pub stdout_is_journal: bool,
+    /// stderr is connected to the journal.
+    pub stderr_is_journal: bool,
+}
+
+/// Sets up tracing for the process. A second call changes nothing.
+pub fn init(root: &Root, kind: Kind, level: LevelFilter) -> Logging {
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let stdout_is_journal = is_stream(&stream, std::io::stdout());
+    let stderr_is_journal = is_stream(&stream, std::io::stderr());
+    let sink = match kind {
+        Kind::Acts if root.is_host() => journal::Journal::connect(!stderr_is_journal),
+        _ => None,
+    };
+    let to_journal = sink.is_some();
+    let _ = tracing_subscriber::registry().with(level).with(layer::Events::new(sink)).try_init();
+    Logging { to_journal, stdout_is_journal, stderr_is_journal }
+}
+
+impl Logging {
+    /// Says a command's final error: once in the journal where there is one, once on a stderr that is not the
+    /// journal.
+    pub fn error(&self, error: &Error, code: u8) {
+        if self.to_journal {
+            tracing::error!(reason = error.reason(), exit_code = code, "{error}");
+            if self.stderr_is_journal {
+                return;
+            }
+        }
+        line_to_stderr("error", &error.to_string());
+    }
+}
+
+/// One line on stderr, printable ASCII only. A closed or full stderr loses it, nothing else.
+fn line_to_stderr(level: &str, message: &str) {
+    let line = format!("nvme-agent: {level}: {}\n", one_line(message));
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// `text` on one line: line ends become `; `, and what a terminal might obey or cannot show is escaped.
+pub fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    ascii(&lines.join("; "))
+}
+
+/// `text` with everything but printable ASCII and line feeds escaped.
+pub fn ascii(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | ' '..='~' => out.push(c),
+            '\t' => out.push(' '),
+            other => out.extend(other.escape_default()),
+        }
+    }
+    out
+}
+
+/// True where `JOURNAL_STREAM` (`device:inode`, systemd.exec(5)) names this very descriptor. Children of a unit
+/// inherit the variable also where their output is redirected.
+fn is_stream(variable: &str, fd: impl AsFd) -> bool {
+    let Some((device, inode)) = variable.split_once(':') else { return false };
+    match nix::sys::stat::fstat(fd) {
+        Ok(stat) => device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino),
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn journal_stream_must_name_the_descriptor_itself() {
+        let file = tempfile::tempfile().unwrap();
+        let stat = nix::sys::stat::fstat(&file).unwrap();
+        assert!(is_stream(&format!("{}:{}", stat.st_dev, stat.st_ino), &file));
+        assert!(!is_stream(&format!("{}:{}", stat.st_dev, stat.st_ino + 1), &file));
+        for nonsense in ["", ":", "1", "a:b", "1:2:3"] {
+            assert!(!is_stream(nonsense, &file), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(one_line("a\n  b\n\n\u{1b}[31mred\u{7f}\u{e4}\r\n"), "a; b; \\u{1b}[31mred\\u{7f}\\u{e4}");
+    }
+}

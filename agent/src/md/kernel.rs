@@ -1,0 +1,321 @@
+//! md as the kernel shows it (sysfs, /proc/mdstat), and bringing an array device into being.
+//! Attributes: the kernel's `Documentation/admin-guide/md.rst`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use tracing::debug;
+use uuid::Uuid;
+
+use super::geometry::SUPER_OFFSET_BYTES;
+use super::superblock::{MAX_LEN, Superblock};
+use crate::error::{Error, Result};
+use crate::ioctl::md::MAJOR;
+use crate::observe::Array;
+use crate::root::Root;
+
+/// How long an array device may take to appear, or to go, after the kernel was told.
+pub const DEVICE_TIMEOUT: Duration = Duration::from_secs(5);
+/// `MINORMASK`: the greatest minor that `new_array` takes.
+const MAX_MINOR: u32 = (1 << 20) - 1;
+const NEW_ARRAY: &str = "/sys/module/md_mod/parameters/new_array";
+
+/// Words of `md/array_state` for arrays that serve no I/O.
+const NOT_RUNNING: [&str; 4] = ["", "clear", "inactive", "broken"];
+
+/// Kernel name of an array, such as `md0`, from its path, and its minor.
+///
+/// # Errors
+/// Any other name: the kernel makes arrays of other names only where it is configured to.
+pub fn minor_of(array: &Path) -> Result<u32> {
+    let name = super::guard::kernel_name(array);
+    let minor = name.strip_prefix("md").and_then(|digits| digits.parse().ok());
+    match minor {
+        Some(minor) if minor <= MAX_MINOR && format!("md{minor}") == name => Ok(minor),
+        _ => Err(Error::Other(format!(
+            "{} is no name for an array: expected /dev/md and a number",
+            array.display()
+        ))),
+    }
+}
+
+/// The lowest minor that no array has. An array without members (`clear`) counts as free.
+pub fn free_minor(arrays: &[Array]) -> u32 {
+    let taken = |minor: u32| {
+        arrays.iter().any(|array| {
+            let same = array.name == format!("md{minor}")
+                || (array.dev.major == u32::from(MAJOR) && array.dev.minor == minor);
+            same && !(array.state == "clear" && array.members.is_empty())
+        })
+    };
+    (0..=MAX_MINOR).find(|minor| !taken(*minor)).unwrap_or(MAX_MINOR)
+}
+
+/// An array as sysfs shows it at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Kernel name.
+    pub name: String,
+    /// `md/array_state`.
+    pub state: String,
+    /// Kernel names of the members, sorted.
+    pub members: Vec<String>,
+}
+
+impl Shown {
+    /// The array of this kernel name; none where there is none.
+    pub fn read(root: &Root, name: &str) -> Option<Shown> {
+        let md = root.join("/sys/block").join(name).join("md");
+        let state = fs::read_to_string(md.join("array_state")).ok()?.trim().to_owned();
+        let mut members: Vec<String> = fs::read_dir(&md)
+            .ok()?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("dev-").map(str::to_owned))
+            .collect();
+        members.sort_unstable();
+        Some(Shown { name: name.to_owned(), state, members })
+    }
+
+    /// Every array that the kernel has, by name.
+    pub fn read_all(root: &Root) -> Vec<Shown> {
+        let names = fs::read_dir(root.join("/sys/block")).into_iter().flatten().flatten();
+        let mut all: Vec<Shown> =
+            names.filter_map(|entry| Shown::read(root, entry.file_name().to_str()?)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// It serves I/O.
+    pub fn is_running(&self) -> bool {
+        !NOT_RUNNING.contains(&self.state.as_str())
+    }
+
+    /// It may not be written: started so, or waiting for its first write.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.state.as_str(), "readonly" | "read-auto")
+    }
+
+    /// No members and no shape: as good as none.
+    pub fn is_empty(&self) -> bool {
+        self.state == "clear" && self.members.is_empty()
+    }
+
+    /// The set's UUID, from the kernel where it says (5.19 and later), else from the first member that can be read.
+    pub fn set_uuid(&self, root: &Root) -> Option<Uuid> {
+        let attribute = root.join("/sys/block").join(&self.name).join("md/uuid");
+        let said = fs::read_to_string(attribute).ok().and_then(|text| Uuid::try_parse(text.trim()).ok());
+        said.filter(|uuid| !uuid.is_nil()).or_else(|| {
+            let superblock = |member: &String| read_superblock(&root.join("/dev").join(member)).ok()?.ok();
+            self.members.iter().find_map(superblock).map(|superblock| superblock.set_uuid())
+        })
+    }
+
+    pub fn path(&self) -> PathBuf {
+        Path::new("/dev").join(&self.name)
+    }
+}
+
+/// The v1.2 superblock of a device (a path under the root), or why there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_superblock(device: &Path) -> Result<Result<Superblock, super::superblock::ParseError>> {
+    use std::os::unix::fs::FileExt;
+    let file = File::open(device).map_err(Error::io(device, "open it"))?;
+    let mut bytes = vec![0; MAX_LEN];
+    file.read_exact_at(&mut bytes, SUPER_OFFSET_BYTES)
+        .map_err(Error::io(device, "read its md superblock"))?;
+    Ok(Superblock::parse(&bytes))
+}
+
+/// The kernel can run this level: its module is loaded (or built in).
+pub fn has_personality(root: &Root, level: &str) -> bool {
+    let mdstat = fs::read_to_string(root.join("/proc/mdstat")).unwrap_or_default();
+    mdstat.lines().next().is_some_and(|line| line.split_whitespace().any(|word| word == format!("[{level}]")))
+}
+
+/// Makes `/dev/mdN` exist and opens it. No udev, no child: md itself is loaded by the kernel's own request when a node
+/// of its major is opened, and the device node comes from devtmpfs.
+///
+/// # Errors
+/// The kernel has no md; the device or its node does not appear; the name belongs to an array in use.
+pub fn bring_up(root: &Root, minor: u32) -> Result<File> {
+    let name = format!("md{minor}");
+    let sys = root.join("/sys/block").join(&name);
+    let node = root.join("/dev").join(&name);
+    let deadline = Instant::now() + DEVICE_TIMEOUT;
+    loop {
+        let problem = match Shown::read(root, &name) {
+            Some(shown) if !shown.is_empty() => {
+                return Err(Error::Other(format!(
+                    "{} is taken by another array (state {}, members {})",
+                    node.display(),
+                    shown.state,
+                    shown.members.join(", ")
+                )));
+            }
+            Some(_) => match open_node(&node, minor) {
+                Ok(file) => return Ok(file),
+                Err(error) => error,
+            },
+            None => match request_array(root, minor) {
+                Ok(()) if sys.exists() => continue,
+                Ok(()) => Error::Other(format!("{} does not appear", sys.display())),
+                Err(error @ Error::Environment(_)) => return Err(error),
+                Err(error) => error,
+            },
+        };
+        if Instant::now() >= deadline {
+            return Err(problem);
+        }
+        // A device that is just being deleted answers EBUSY, EEXIST or ENXIO until it is gone.
+        debug!(array = name, %problem, "not there yet");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Tells the kernel to make an array device.
+fn request_array(root: &Root, minor: u32) -> Result<()> {
+    let new_array = root.join(NEW_ARRAY);
+    let write =
+        || OpenOptions::new().write(true).open(&new_array)?.write_all(format!("md{minor}").as_bytes());
+    match write() {
+        Err(error) if error.kind() == ErrorKind::NotFound => load_md(root, minor),
+        other => other.map_err(Error::io(&new_array, "ask for a new array")),
+    }
+}
+
+/// Opens a node of md's major for a moment: the kernel then requests `block-major-9-*`, which is md_mod.
+fn load_md(root: &Root, minor: u32) -> Result<()> {
+    // Under /dev, since /run is often mounted nodev; under a name of our own, since devtmpfs would neither replace
+    // nor ever remove a /dev/mdN that it did not make.
+    let node = root.join("/dev").join(format!(".nvme-agent-md{minor}-{}", std::process::id()));
+    make_node(&node, minor)?;
+    let opened = File::open(&node);
+    fs::remove_file(&node).map_err(Error::io(&node, "remove the temporary node"))?;
+    match opened {
+        Ok(_) => Ok(()),
+        Err(_) if root.join(NEW_ARRAY).exists() => Ok(()),
+        Err(error) => Err(Error::Environment(format!(
+            "this kernel has no md (module md_mod): opening a node of block major {MAJOR} says {error}. Install the \
+             kernel's module package, or check /proc/sys/kernel/modprobe and modules_disabled"
+        ))),
+    }
+}
+
+fn make_node(node: &Path, minor: u32) -> Result<()> {
+    let device = makedev(u64::from(MAJOR), u64::from(minor));
+    mknod(node, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, device)
+        .map_err(Error::io(node, "make the device node"))
+}
+
+/// Opens the node, having made it where nothing does so (a /dev that is no devtmpfs).
+fn open_node(node: &Path, minor: u32) -> Result<File> {
+    let metadata = match fs::symlink_metadata(node) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            make_node(node, minor)?;
+            fs::symlink_metadata(node)
+        }
+        other => other,
+    }
+    .map_err(Error::io(node, "look at the device node"))?;
+    let expected = makedev(u64::from(MAJOR), u64::from(minor));
+    if !metadata.file_type().is_block_device() || metadata.rdev() != expected {
+        return Err(Error::Other(format!(
+            "{} is not the block device {MAJOR}:{minor}: move it out of the way",
+            node.display()
+        )));
+    }
+    // Read-only is enough for md's ioctls, and closing it wakes no udev watch.
+    File::open(node).map_err(Error::io(node, "open the array"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::DevNum;
+
+    fn array(name: &str, minor: u32, state: &str, members: &[&str]) -> Array {
+        Array {
+            name: name.into(),
+            dev: DevNum { major: 9, minor },
+            state: state.into(),
+            members: members.iter().map(|m| (*m).to_owned()).collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_lowest_minor_that_nobody_uses_is_chosen() {
+        assert_eq!(free_minor(&[]), 0);
+        let arrays = [array("md0", 0, "clean", &["sda"]), array("md127", 127, "clean", &["sdb"])];
+        assert_eq!(free_minor(&arrays), 1);
+        assert_eq!(free_minor(&[array("md0", 0, "inactive", &["sda"])]), 1);
+        assert_eq!(free_minor(&[array("md_home", 0, "clean", &["sda"])]), 1);
+        assert_eq!(free_minor(&[array("md0", 0, "clear", &[])]), 0);
+    }
+
+    #[test]
+    fn only_plain_array_names_have_a_minor() {
+        assert_eq!(minor_of(Path::new("/dev/md0")).unwrap(), 0);
+        assert_eq!(minor_of(Path::new("/dev/md127")).unwrap(), 127);
+        for bad in
+            ["/dev/md", "/dev/md_home", "/dev/md01", "/dev/md+1", "/dev/md1048576", "/dev/nvme0n1", "/"]
+        {
+            assert!(minor_of(Path::new(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn arrays_are_read_from_sysfs_with_the_uuid_of_kernel_or_member() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let md = dir.path().join("sys/block/md127/md");
+        for member in ["dev-nvme2n1", "dev-nvme1n1"] {
+            fs::create_dir_all(md.join(member)).unwrap();
+        }
+        fs::create_dir_all(dir.path().join("sys/block/nvme0n1")).unwrap();
+        fs::create_dir_all(dir.path().join("dev")).unwrap();
+        fs::write(md.join("array_state"), "inactive\n").unwrap();
+        let mut disk = vec![0; 4096];
+        disk.extend_from_slice(include_bytes!("../../tests/golden/md/4g-0.sb"));
+        fs::write(dir.path().join("dev/nvme1n1"), &disk).unwrap();
+
+        let shown = Shown::read_all(&root);
+        assert_eq!(shown.len(), 1);
+        assert_eq!((shown[0].name.as_str(), shown[0].state.as_str()), ("md127", "inactive"));
+        assert_eq!(shown[0].members, ["nvme1n1", "nvme2n1"]);
+        assert!(!shown[0].is_running() && !shown[0].is_empty());
+        let on_disk = read_superblock(&dir.path().join("dev/nvme1n1")).unwrap().unwrap().set_uuid();
+        assert_eq!(shown[0].set_uuid(&root), Some(on_disk));
+        fs::write(md.join("uuid"), "1717a165-d6c1-10a9-c883-3362ca4bb572\n").unwrap();
+        assert_eq!(shown[0].set_uuid(&root).unwrap().to_string(), "1717a165-d6c1-10a9-c883-3362ca4bb572");
+    }
+
+    #[test]
+    fn a_name_that_another_array_has_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let md = dir.path().join("sys/block/md0/md/dev-sda");
+        fs::create_dir_all(&md).unwrap();
+        fs::write(md.join("../array_state"), "clean\n").unwrap();
+        let error = bring_up(&Root::new(dir.path()), 0).unwrap_err().to_string();
+        assert!(error.contains("taken by another array (state clean, members sda)"), "{error}");
+    }
+
+    #[test]
+    fn raid0_is_there_when_mdstat_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        assert!(!has_personality(&root, "raid0"));
+        fs::create_dir(dir.path().join("proc")).unwrap();
+        fs::write(dir.path().join("proc/mdstat"), "Personalities : [raid10] \nunused devices: <none>\n")
+            .unwrap();
+        assert!(!has_personality(&root, "raid0"));
+        fs::write(dir.path().join("proc/mdstat"), "Personalities : [raid10] [raid0] \n").unwrap();
+        assert!(has_personality(&root, "raid0"));
+    }
+}

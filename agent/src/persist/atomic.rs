@@ -1,0 +1,311 @@
+//! Writing files so that at every moment, a power cut included, the old text or the new one is there, whole.
+//!
+//! The recipe: a temporary file in the same directory, with mode, owner and extended attributes of the old one;
+//! fsync; rename; fsync of the directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{FlockOperation, RenameFlags, XattrFlags};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Follows symlinks this far, as the kernel does (include/linux/namei.h, MAXSYMLINKS).
+const MAX_LINKS: usize = 40;
+
+/// The text of a file, `None` where it is absent.
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8 (and is then nothing that we would edit).
+pub fn read_text(path: &Path) -> Result<Option<String>> {
+    match fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
+            Error::Other(format!("{}: line {line} is not UTF-8 text; the file is not edited", path.display()))
+        }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path, "read")(e)),
+    }
+}
+
+/// Gives `path` the text `new`, whatever it held. New files get mode 0644.
+///
+/// # Errors
+/// As [`replace_if`], but for a change in between.
+pub fn replace(path: &Path, new: &str) -> Result<()> {
+    Writer { path, mode: 0o644, expected: None }.write(new.as_bytes())
+}
+
+/// Gives `path` the text `new` where it still holds what the change was planned on (`None`: no file).
+///
+/// A symlink stays one: the file that it leads to is replaced, in that file's directory. Links are followed as the
+/// kernel does, so an absolute link inside an image's root would lead out of it.
+///
+/// # Errors
+/// Somebody else changed the file in between; the directory cannot be written (read-only /etc); the file is a mount
+/// point itself. The old text is then still there, and no temporary file.
+pub fn replace_if(path: &Path, expected: Option<&str>, new: &str) -> Result<()> {
+    Writer { path, mode: 0o644, expected: Some(expected) }.write(new.as_bytes())
+}
+
+/// Writes `value` as JSON, mode 0600; makes the directory (0700) where it is missing. On return it survives a
+/// power cut.
+///
+/// # Errors
+/// As [`replace`].
+pub fn write_json_durable(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|e| Error::Other(format!("{}: cannot be written as JSON: {e}", path.display())))?;
+    text.push(b'\n');
+    make_dir_durable(parent(path))?;
+    Writer { path, mode: 0o600, expected: None }.write(&text)
+}
+
+/// Unlinks `path`, durably. False where it was not there.
+///
+/// # Errors
+/// It cannot be unlinked, or the directory not be synced.
+pub fn remove_durable(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_dir(parent(path)).map(|()| true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io(path, "remove")(e)),
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(Error::io(dir, "sync the directory"))
+}
+
+/// Makes `dir` with mode 0700, and what is missing above it with the usual mode.
+fn make_dir_durable(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = parent(dir);
+    if !above.is_dir() {
+        fs::create_dir_all(above).map_err(Error::io(above, "make the directory"))?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io(dir, "make the directory")(e)),
+        _ => sync_dir(above),
+    }
+}
+
+struct Writer<'a> {
+    path: &'a Path,
+    /// For a file that is not there yet.
+    mode: u32,
+    /// What the file must still hold: `Some(None)` is "absent"; `None` is "whatever".
+    expected: Option<Option<&'a str>>,
+}
+
+impl Writer<'_> {
+    fn write(&self, new: &[u8]) -> Result<()> {
+        let path = resolve(self.path)?;
+        let old = match File::open(&path) {
+            Ok(file) => Some(file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io(&path, "open")(e)),
+        };
+        self.check(&path)?;
+        remove_stale(&path);
+        let mut temp = Temp::create(&path)?;
+        let failed = |action| Error::io(temp.path.clone(), action);
+        match &old {
+            Some(old) => {
+                copy_attributes(old, &temp.file).map_err(failed("keep mode, owner and attributes"))?
+            }
+            None => temp
+                .file
+                .set_permissions(fs::Permissions::from_mode(self.mode))
+                .map_err(failed("set the mode"))?,
+        }
+        (&temp.file).write_all(new).map_err(failed("write"))?;
+        temp.file.sync_all().map_err(failed("sync"))?;
+        self.check(&path)?;
+        temp.rename_to(&path, self.expected == Some(None))?;
+        sync_dir(parent(&path))
+    }
+
+    /// The file is still what the change was planned on.
+    fn check(&self, path: &Path) -> Result<()> {
+        let Some(expected) = self.expected else { return Ok(()) };
+        let mut now = Vec::new();
+        let now = match File::open(path).and_then(|mut file| file.read_to_end(&mut now)) {
+            Ok(_) => Some(now.as_slice()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(Error::io(path, "read")(e)),
+        };
+        if now == expected.map(str::as_bytes) { Ok(()) } else { Err(changed(path)) }
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    Error::Other(format!(
+        "{}: somebody else changed it meanwhile, so it was left as they made it; run `nvme-agent setup` again",
+        path.display()
+    ))
+}
+
+/// Where the chain of symlinks ends; the last name may be of a file that is not there yet.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(to) => path = parent(&path).join(to),
+            // EINVAL: not a symlink.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput || e.kind() == io::ErrorKind::NotFound => {
+                return Ok(path);
+            }
+            Err(e) => return Err(Error::io(&path, "resolve")(e)),
+        }
+    }
+    Err(Error::Other(format!("{}: too many levels of symbolic links", path.display())))
+}
+
+fn temp_prefix(path: &Path) -> Vec<u8> {
+    let mut prefix = b".".to_vec();
+    prefix.extend(path.file_name().unwrap_or_default().as_bytes());
+    prefix.extend(b".nvme-agent.");
+    prefix
+}
+
+/// Removes temporary files of runs that were killed. One that is in use is locked, and stays.
+fn remove_stale(path: &Path) {
+    let prefix = temp_prefix(path);
+    let Ok(entries) = fs::read_dir(parent(path)) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().as_bytes().starts_with(&prefix)) {
+        let file = OpenOptions::new().read(true).custom_flags(libc_nofollow()).open(entry.path());
+        let Ok(file) = file else { continue };
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // Nothing depends on it: what cannot be removed is tried again next time.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// O_NOFOLLOW and O_NONBLOCK: whatever bears such a name, it is neither followed nor waited for.
+fn libc_nofollow() -> i32 {
+    (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits()
+}
+
+/// A temporary file beside the one to be replaced; gone when dropped, unless renamed.
+struct Temp {
+    path: PathBuf,
+    file: File,
+    renamed: bool,
+}
+
+impl Temp {
+    fn create(beside: &Path) -> Result<Temp> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mut name = temp_prefix(beside);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        name.extend(format!("{}.{count}", std::process::id()).bytes());
+        let path = parent(beside).join(std::ffi::OsStr::from_bytes(&name));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc_nofollow())
+            .open(&path)
+            .map_err(Error::io(beside, "make a temporary file in the directory of"))?;
+        let temp = Temp { path, file, renamed: false };
+        rustix::fs::flock(&temp.file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(Error::io(&temp.path, "lock"))?;
+        Ok(temp)
+    }
+
+    fn rename_to(&mut self, path: &Path, must_be_new: bool) -> Result<()> {
+        let renamed = if must_be_new {
+            let cwd = rustix::fs::CWD;
+            match rustix::fs::renameat_with(cwd, &self.path, cwd, path, RenameFlags::NOREPLACE) {
+                Err(rustix::io::Errno::EXIST) => return Err(changed(path)),
+                // A filesystem without the flag: the check just before has to do.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(&self.path, path),
+                other => other.map_err(io::Error::from),
+            }
+        } else {
+            fs::rename(&self.path, path)
+        };
+        match renamed {
+            Ok(()) => {
+                self.renamed = true;
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => Err(Error::Other(format!(
+                "{}: cannot be replaced: the file is a mount point itself (a bind mount?); unmount it, or put the line in by hand",
+                path.display()
+            ))),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::Other(format!(
+                "{}: cannot be replaced: {e}; is it immutable (`lsattr`)?",
+                path.display()
+            ))),
+            Err(e) => Err(Error::io(path, "replace")(e)),
+        }
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Owner, mode, and extended attributes (the SELinux label and ACLs are such).
+fn copy_attributes(old: &File, new: &File) -> io::Result<()> {
+    let meta = old.metadata()?;
+    // Owner first: a change of owner clears setuid bits. Unprivileged (tests, image builds) it may be ours already.
+    let mine = new.metadata()?;
+    if (mine.uid(), mine.gid()) != (meta.uid(), meta.gid()) {
+        std::os::unix::fs::fchown(new, Some(meta.uid()), Some(meta.gid()))?;
+    }
+    new.set_permissions(fs::Permissions::from_mode(meta.mode() & 0o7777))?;
+    for name in xattr_names(old)? {
+        // Sums over the content, kept by the kernel itself.
+        if matches!(name.as_slice(), b"security.ima" | b"security.evm") {
+            continue;
+        }
+        let name = name.as_slice();
+        let mut value = vec![0; 64 << 10];
+        let size = rustix::fs::fgetxattr(old, name, &mut value[..])?;
+        let value = &value[..size];
+        let mut same = vec![0; size + 1];
+        if rustix::fs::fgetxattr(new, name, &mut same[..]).is_ok_and(|n| &same[..n] == value) {
+            continue;
+        }
+        rustix::fs::fsetxattr(new, name, value, XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
+fn xattr_names(file: &File) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = vec![0_u8; 64 << 10];
+    match rustix::fs::flistxattr(file, &mut names[..]) {
+        Ok(size) => {
+            Ok(names[..size].split(|b| *b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect())
+        }
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(Vec::new()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+#[path = "atomic_tests.rs"]
+mod tests;

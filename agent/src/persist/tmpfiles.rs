@@ -1,0 +1,193 @@
+//! /etc/tmpfiles.d/tmp.conf: without it systemd-tmpfiles deletes the workload's files, by age (which `noatime`
+//! freezes) or, on Debian 12, all of them at every boot (design.md section 5).
+
+use super::{Edited, Problem, lines, quote};
+
+pub const PATH: &str = "/etc/tmpfiles.d/tmp.conf";
+/// What a file at [`PATH`] masks: tmpfiles.d(5), files of the same name.
+pub const DISTRO_PATH: &str = "/usr/lib/tmpfiles.d/tmp.conf";
+
+const HEADER: &str = "\
+# nvme-agent: this file is written by nvme-agent at every boot; do not edit it.
+# It keeps systemd-tmpfiles from deleting files on /tmp, and takes the place of /usr/lib/tmpfiles.d/tmp.conf.
+# To have that one's rules: tmpfiles = \"distro\" in /etc/nvme-agent/config.toml, and remove this file.
+";
+const RULE: &str = "q /tmp 1777 root root -\n";
+
+/// True where the file is ours to rewrite and to remove.
+pub fn is_owned(text: &str) -> bool {
+    text.starts_with("# nvme-agent: ")
+}
+
+/// The new text of [`PATH`], or `None` where nothing is to be done: the target is not /tmp (no distribution
+/// cleans elsewhere), the file is as it should be, or somebody else's is there and deletes nothing in /tmp.
+///
+/// `text` is the file's, `distro` that of [`DISTRO_PATH`]: its lines about other paths (/var/tmp) would be
+/// masked, so they are carried over.
+///
+/// # Errors
+/// [`Problem::Conflict`] where somebody else's file at [`PATH`] deletes in /tmp.
+pub fn edit(text: Option<&str>, distro: Option<&str>, target: &str) -> Result<Option<Edited>, Problem> {
+    if target.trim_end_matches('/') != "/tmp" {
+        return Ok(None);
+    }
+    if let Some(text) = text.filter(|text| !is_owned(text)) {
+        return match lines::split(text).find(|line| deletes_in_tmp(line.body)) {
+            None => Ok(None),
+            Some(line) => Err(Problem::Conflict {
+                line_no: line.no,
+                line: quote(line.body),
+                why: format!(
+                    "it deletes files on /tmp; change the line, or set tmpfiles = \"distro\" to accept that; {PATH} is not ours to rewrite"
+                ),
+            }),
+        };
+    }
+    let mut wanted = format!("{HEADER}{RULE}");
+    for line in lines::split(distro.unwrap_or_default()) {
+        let Some(rule) = Rule::parse(line.body) else { continue };
+        if rule.below_tmp() == Some("") {
+            continue;
+        }
+        if deletes_in_tmp(line.body) {
+            wanted.push_str("# nvme-agent: left out: ");
+        }
+        wanted.push_str(line.body.trim());
+        wanted.push('\n');
+    }
+    if text == Some(wanted.as_str()) {
+        return Ok(None);
+    }
+    Ok(Some(Edited { text: wanted, change: "systemd-tmpfiles is kept from deleting files on /tmp".into() }))
+}
+
+/// A line of tmpfiles.d(5): type, path, mode, user, group, age, argument.
+struct Rule<'a> {
+    kind: &'a str,
+    path: &'a str,
+    age: &'a str,
+}
+
+impl<'a> Rule<'a> {
+    fn parse(body: &'a str) -> Option<Self> {
+        let fields: Vec<&str> = body.split_ascii_whitespace().take(6).collect();
+        let kind = fields.first().filter(|kind| !kind.starts_with('#'))?;
+        Some(Rule {
+            kind,
+            path: fields.get(1)?.trim_matches(['"', '\'']),
+            age: fields.get(5).copied().unwrap_or("-"),
+        })
+    }
+
+    /// The path below /tmp, empty for /tmp itself; none where it is elsewhere.
+    fn below_tmp(&self) -> Option<&'a str> {
+        let rest = self.path.strip_prefix("/tmp")?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
+    }
+}
+
+/// True for a rule that removes or ages anything on /tmp but the left-over directories of PrivateTmp services.
+fn deletes_in_tmp(body: &str) -> bool {
+    let Some(rule) = Rule::parse(body) else { return false };
+    let Some(below) = rule.below_tmp() else { return false };
+    let removes = rule.kind.starts_with(['r', 'R', 'D']);
+    let ages = !matches!(rule.age, "-" | "");
+    (removes || ages) && !below.starts_with("systemd-private-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AL2023: &str = "\
+#  This file is part of systemd.
+# Clear tmp directories separately, to make them easier to override
+q /tmp 1777 root root 10d
+q /var/tmp 1777 root root 30d
+
+# Exclude namespace mountpoints created with PrivateTmp=yes
+x /tmp/systemd-private-%b-*
+X /tmp/systemd-private-%b-*/tmp
+x /var/tmp/systemd-private-%b-*
+X /var/tmp/systemd-private-%b-*/tmp
+# Remove top-level private temporary directories on each boot
+R! /tmp/systemd-private-*
+R! /var/tmp/systemd-private-*
+";
+    const DEBIAN12: &str = "# Clear tmp\nD /tmp 1777 root root -\n#q /var/tmp 1777 root root 30d\n";
+
+    fn rules(text: &str) -> Vec<&str> {
+        text.lines().filter(|l| !l.starts_with('#')).collect()
+    }
+
+    #[test]
+    fn the_distributions_other_rules_stay_in_force() {
+        let edited = edit(None, Some(AL2023), "/tmp").unwrap().unwrap();
+        assert_eq!(
+            rules(&edited.text),
+            [
+                "q /tmp 1777 root root -",
+                "q /var/tmp 1777 root root 30d",
+                "x /tmp/systemd-private-%b-*",
+                "X /tmp/systemd-private-%b-*/tmp",
+                "x /var/tmp/systemd-private-%b-*",
+                "X /var/tmp/systemd-private-%b-*/tmp",
+                "R! /tmp/systemd-private-*",
+                "R! /var/tmp/systemd-private-*",
+            ]
+        );
+        assert!(is_owned(&edited.text));
+        assert_eq!(
+            edit(Some(&edited.text), Some(AL2023), "/tmp/"),
+            Ok(None),
+            "a second run has nothing to do"
+        );
+    }
+
+    #[test]
+    fn debians_rule_that_empties_tmp_at_boot_is_gone() {
+        for distro in [Some(DEBIAN12), None] {
+            let edited = edit(None, distro, "/tmp").unwrap().unwrap();
+            assert_eq!(rules(&edited.text), ["q /tmp 1777 root root -"]);
+        }
+    }
+
+    #[test]
+    fn a_rule_of_the_distribution_that_deletes_below_tmp_is_left_out_and_said() {
+        let distro =
+            "q /tmp 1777 root root 10d\nr! /tmp/*.sock\ne /tmp/cache - - - 2d\nd /tmp/keep 0755 root root\n";
+        let text = edit(None, Some(distro), "/tmp").unwrap().unwrap().text;
+        assert_eq!(rules(&text), ["q /tmp 1777 root root -", "d /tmp/keep 0755 root root"]);
+        assert!(text.contains("# nvme-agent: left out: r! /tmp/*.sock\n"));
+    }
+
+    #[test]
+    fn other_targets_need_no_file() {
+        for target in ["/data", "/tmp/nvme", "/var/tmp"] {
+            assert_eq!(edit(None, Some(AL2023), target), Ok(None), "{target}");
+        }
+    }
+
+    #[test]
+    fn somebody_elses_file_is_a_conflict_only_where_it_deletes() {
+        for harmful in
+            ["q /tmp 1777 root root 5d\n", "# mine\nD /tmp\n", "R /tmp/*\n", "q \"/tmp\" 1777 root root 1h\n"]
+        {
+            let problem = edit(Some(harmful), Some(AL2023), "/tmp").unwrap_err();
+            assert!(matches!(problem, Problem::Conflict { .. }), "{harmful}: {problem}");
+            assert!(problem.to_string().contains("tmpfiles = \"distro\""));
+        }
+        assert_eq!(edit(Some("# mine\nD /tmp\n"), None, "/tmp").unwrap_err().line_no(), 2);
+        // A link to /dev/null reads as an empty file; others say the same as we would.
+        for harmless in ["", "q /tmp 1777 root root -\n", "q /var/tmp 1777 root root 5d\n", "x /tmp/keep\n"] {
+            assert_eq!(edit(Some(harmless), Some(AL2023), "/tmp"), Ok(None), "{harmless}");
+        }
+    }
+
+    #[test]
+    fn our_file_follows_the_distributions_update() {
+        let first = edit(None, Some(DEBIAN12), "/tmp").unwrap().unwrap().text;
+        let second = edit(Some(&first), Some(AL2023), "/tmp").unwrap().unwrap().text;
+        assert!(second.contains("q /var/tmp 1777 root root 30d\n"));
+    }
+}
