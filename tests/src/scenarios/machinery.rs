@@ -76,7 +76,7 @@ fn drives(ctx: &Ctx) -> Result<()> {
     })
 }
 
-/// Commands beside a hanging one, deadlines, exit codes, big files.
+/// Commands beside a hanging one, deadlines, exit codes, big files (a third of a second on an idle host).
 fn channel(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
         let slow = vm.spawn("sleep 2; echo late; exit 3")?;
@@ -94,7 +94,7 @@ fn channel(ctx: &Ctx) -> Result<()> {
         let bytes: Vec<u8> = (0..6_000_000_u32).map(|number| (number % 251) as u8).collect();
         let started = Instant::now();
         vm.write("/usr/local/bin/big", 0o755, &bytes)?;
-        ensure!(started.elapsed() < Duration::from_secs(2), "pushing 6 MB took {:?}", started.elapsed());
+        ensure!(started.elapsed() < Duration::from_secs(10), "pushing 6 MB took {:?}", started.elapsed());
         ensure!(vm.ok("sha256sum < /usr/local/bin/big")?.starts_with(&crate::cache::digest(&bytes)));
         Ok(())
     })
