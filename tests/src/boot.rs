@@ -1,5 +1,6 @@
 //! Cold boots of a [`Vm`]: orderly and otherwise, with drives in another order, blank or kept.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -49,7 +50,11 @@ impl Boot {
 
 impl Vm<'_> {
     /// Orderly power-off, then a cold boot of the same root disk with these drives in this PCI order; [`ROOT`] in the
-    /// order is the root volume (first where it is not named). NVMe numbers follow the order. Drives left out are absent.
+    /// order is the root volume (first where it is not named). Drives left out are absent.
+    ///
+    /// The kernel probes drives in parallel, so that order alone decides no NVMe number. Where [`ROOT`] is not the first they
+    /// are made to follow it exactly: each is plugged in when the one before it has its number, the root volume too,
+    /// which the kernel waits for; those after it come within the second in which systemd starts.
     pub fn boot_again(&mut self, order: &[usize], drives: BlankDrives) -> Result<Boot> {
         self.power_off()?;
         self.power_on(order, drives)
@@ -98,7 +103,7 @@ impl Vm<'_> {
             let number = self.serial_number;
             let drive = self.drives.get_mut(index).with_context(|| format!("no drive {index}"))?;
             drive.plugged = true;
-            drive.id = number.to_string();
+            drive.number = number;
             if drives == BlankDrives::Blank {
                 drive.blank()?;
             }
@@ -107,12 +112,13 @@ impl Vm<'_> {
         let slots: Vec<Slot> = order
             .iter()
             .map(|&index| match self.drives.get(index) {
-                Some(drive) => Slot::Drive(drive, drive.id.parse().unwrap_or(0)),
+                Some(drive) => Slot::Drive(drive, drive.number),
                 None => Slot::Root,
             })
             .collect();
         // Each port costs the boot some uevents: a few to spare for drives that come later.
         let ports = PORTS.min(slots.len() + 4);
+        let cold = if order.first() == Some(&ROOT) { slots.len() } else { 1 };
         let (kernel, root) = (self.snapshot.kernel(), self.root());
         let spec = Spec {
             memory_mib: MEMORY_MIB,
@@ -120,13 +126,18 @@ impl Vm<'_> {
             kernel: &kernel,
             append: &self.append,
             root: &root,
-            slots: &slots,
+            slots: &slots[..cold],
             ports,
             instance: &self.instance,
             extra: &self.extra,
         };
-        let machine =
-            Machine::start(&self.lab.qemu, &spec, self.dir.path(), &self.logs().join("console.log"))?;
+        let console = self.logs().join("console.log");
+        let printed = std::fs::metadata(&console).map_or(0, |meta| meta.len());
+        let mut machine = Machine::start(&self.lab.qemu, &spec, self.dir.path(), &console)?;
+        for (port, slot) in slots.iter().enumerate().skip(cold) {
+            wait_for_number(&console, printed, port - 1)?;
+            machine.plug(port, slot, &root)?;
+        }
         self.machine = Some(machine);
         self.port_count = ports;
         self.machine()?
@@ -174,5 +185,20 @@ impl Vm<'_> {
     pub fn monitor(&mut self, command: &str) -> Result<String> {
         let answer = self.machine()?.qmp.call("human-monitor-command", json!({ "command-line": command }))?;
         Ok(answer.as_str().unwrap_or_default().to_owned())
+    }
+}
+
+/// Waits until the console, from this byte on, shows that NVMe controller `number` has been found.
+fn wait_for_number(console: &Path, from: u64, number: usize) -> Result<()> {
+    let line = format!("nvme nvme{number}: pci function");
+    let end = Instant::now() + Duration::from_secs(90);
+    loop {
+        let bytes = std::fs::read(console).with_context(|| format!("read {}", console.display()))?;
+        let new = bytes.get(from as usize..).unwrap_or_default();
+        if String::from_utf8_lossy(new).contains(&line) {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < end, "the console does not show {line:?}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

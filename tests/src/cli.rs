@@ -49,6 +49,9 @@ enum Task {
         /// Size of each: 4G, 1T
         #[arg(long, default_value = "4G", value_parser = size)]
         size: u64,
+        /// Which guest: trixie, bookworm, bookworm-6.1, trixie-newest, trixie-cloud-init
+        #[arg(long, default_value = "trixie", value_parser = guest)]
+        guest: Guest,
     },
     /// Empty the cache of images and saved machines
     Clean {
@@ -69,7 +72,7 @@ pub fn main() -> Result<bool> {
         }
         Task::Test { names, full, jobs, .. } => run_all(&scenarios::all(), &Request { names, full, jobs }),
         Task::Dist(args) => dist::run(&args, nvme_agent::cli::command()).map(|()| true),
-        Task::Shell { drives, size } => shell(drives, size).map(|()| true),
+        Task::Shell { drives, size, guest } => shell(guest, drives, size).map(|()| true),
         Task::Clean { unused_days } => {
             let cache = Cache::open()?;
             let freed = cache.clean(unused_days.map(|days| Duration::from_secs(days * 86_400)))?;
@@ -79,11 +82,10 @@ pub fn main() -> Result<bool> {
     }
 }
 
-fn shell(drives: usize, size: u64) -> Result<()> {
+fn shell(guest: Guest, drives: usize, size: u64) -> Result<()> {
     let lab = Lab::open()?;
-    let mut vm = step("Restoring a VM", || {
-        Vm::restore(&lab, Guest::Trixie, &workspace().join("target/lab/logs/shell"))
-    })?;
+    let mut vm =
+        step("Restoring a VM", || Vm::restore(&lab, guest, &workspace().join("target/lab/logs/shell")))?;
     step(&format!("Plugging in {drives} drives of {} GiB", size / GIB), || {
         vm.plug(&DriveSpec::many(drives, size))
     })?;
@@ -115,6 +117,13 @@ fn shell(drives: usize, size: u64) -> Result<()> {
         prompt();
     }
     Ok(())
+}
+
+fn guest(text: &str) -> Result<Guest> {
+    Guest::ALL
+        .into_iter()
+        .find(|guest| guest.name() == text)
+        .with_context(|| format!("no guest is called {text}"))
 }
 
 fn size(text: &str) -> Result<u64> {

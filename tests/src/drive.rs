@@ -104,8 +104,8 @@ pub struct Drive {
     pub file: PathBuf,
     /// Plugged in at the moment.
     pub plugged: bool,
-    /// QEMU's id of the device; another at every plugging.
-    pub(crate) id: String,
+    /// Names its node and device in QEMU; another at every plugging.
+    pub(crate) number: usize,
 }
 
 impl Drive {
@@ -119,7 +119,7 @@ impl Drive {
             serial,
             file: dir.join(format!("d{index}.img")),
             plugged: false,
-            id: String::new(),
+            number: 0,
         };
         drive.blank()?;
         Ok(drive)

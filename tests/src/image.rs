@@ -67,6 +67,10 @@ pub enum Guest {
 }
 
 impl Guest {
+    /// All of them.
+    pub const ALL: [Guest; 5] =
+        [Guest::Trixie, Guest::Bookworm, Guest::Bookworm61, Guest::TrixieNewest, Guest::TrixieCloudInit];
+
     /// The suite of the userland.
     pub fn suite(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::channel::{self, Channel};
 use crate::drive::{Drive, EBS};
@@ -137,6 +137,13 @@ impl Machine {
         self.qmp.call("migrate-set-capabilities", json!({ "capabilities": capabilities })).map(drop)
     }
 
+    /// Plugs something into a root port of a machine that runs.
+    pub fn plug(&mut self, port: usize, slot: &Slot, root: &Path) -> Result<()> {
+        let (block, device) = slot_objects(slot, root, &format!("p{port}"));
+        self.qmp.call("blockdev-add", block)?;
+        self.qmp.call("device_add", device).map(drop)
+    }
+
     /// Waits until QEMU has ended by itself.
     pub fn ended(&mut self, deadline: Duration) -> Result<()> {
         let end = Instant::now() + deadline;
@@ -171,6 +178,23 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.kill();
+    }
+}
+
+/// A slot's block node and device, in the form that both the command line and QMP take.
+fn slot_objects(slot: &Slot, root: &Path, bus: &str) -> (Value, Value) {
+    match slot {
+        Slot::Root => {
+            let file = json!({ "driver": "file", "filename": root, "locking": "off" });
+            let block = json!({ "driver": "qcow2", "node-name": "root", "discard": "unmap", "file": file });
+            let device = json!({ "driver": "nvme", "id": "nroot", "drive": "root", "bus": bus, "model": EBS,
+                                 "serial": "vol0a1b2c3d4e5f60718" });
+            (block, device)
+        }
+        Slot::Drive(drive, number) => {
+            let node = format!("f{number}");
+            (drive.block_node(&node), drive.device(&node, &format!("n{number}"), bus))
+        }
     }
 }
 
@@ -246,26 +270,9 @@ fn arguments(spec: &Spec, dir: &Path, console: &Path) -> Vec<OsString> {
     }
     for (port, slot) in spec.slots.iter().enumerate() {
         let bus = format!("p{port}");
-        match slot {
-            Slot::Root => {
-                let file = json!({ "driver": "file", "filename": spec.root, "locking": "off" });
-                add(
-                    "-blockdev",
-                    json!({ "driver": "qcow2", "node-name": "root", "discard": "unmap", "file": file })
-                        .to_string(),
-                );
-                add(
-                    "-device",
-                    json!({ "driver": "nvme", "id": "nroot", "drive": "root", "bus": bus, "model": EBS,
-                                       "serial": "vol0a1b2c3d4e5f60718" })
-                    .to_string(),
-                );
-            }
-            Slot::Drive(drive, number) => {
-                add("-blockdev", drive.block_node(&format!("f{number}")).to_string());
-                add("-device", drive.device(&format!("f{number}"), &format!("n{number}"), &bus).to_string());
-            }
-        }
+        let (block, device) = slot_objects(slot, spec.root, &bus);
+        add("-blockdev", block.to_string());
+        add("-device", device.to_string());
     }
     list.extend(spec.extra.iter().map(OsString::from));
     list.retain(|argument| !argument.is_empty());

@@ -227,17 +227,13 @@ impl<'lab> Vm<'lab> {
                 .find(|port| *port != self.root_port && !self.ports.values().any(|used| used == port))
                 .context("no free root port")?;
             self.serial_number += 1;
-            let (node, id) = (format!("f{}", self.serial_number), format!("n{}", self.serial_number));
+            let root = self.root();
             let drive = self.drives.get_mut(index).with_context(|| format!("no drive {index}"))?;
-            let (block, mut device) =
-                (drive.block_node(&node), drive.device(&node, &id, &format!("p{port}")));
             drive.plugged = true;
-            drive.id = self.serial_number.to_string();
-            device["id"] = json!(id);
+            drive.number = self.serial_number;
+            let machine = self.machine.as_mut().context("the VM is off")?;
+            machine.plug(port, &Slot::Drive(drive, drive.number), &root)?;
             self.ports.insert(index, port);
-            let qmp = &mut self.machine()?.qmp;
-            qmp.call("blockdev-add", block)?;
-            qmp.call("device_add", device)?;
         }
         Ok(())
     }
@@ -267,7 +263,7 @@ impl<'lab> Vm<'lab> {
     /// Pulls a drive out and waits until the guest has let go of it. Its contents stay; see [`Vm::plug_again`].
     pub fn unplug(&mut self, index: usize) -> Result<()> {
         let drive = self.drives.get_mut(index).with_context(|| format!("no drive {index}"))?;
-        let number = std::mem::take(&mut drive.id);
+        let number = drive.number;
         drive.plugged = false;
         let device = format!("n{number}");
         let qmp = &mut self.machine()?.qmp;

@@ -61,7 +61,8 @@ fn drives(ctx: &Ctx) -> Result<()> {
         vm.plug_again(&odd)?;
         vm.settled(&odd)?;
         let names = odd.iter().map(|index| vm.device(*index)).collect::<Result<Vec<_>>>()?;
-        ensure!(vm.ok(&format!("blockdev --getro /dev/{}", names[0]))? == "1");
+        // QEMU refuses the writes; whether the kernel knows beforehand is up to its version.
+        vm.fails(1, &format!("dd if=/dev/zero of=/dev/{} bs=4096 count=1 oflag=direct", names[0]))?;
         vm.ok(&format!("dd if=/dev/{} of=/dev/null bs=4096 count=1 iflag=direct", names[1]))?;
         vm.fails(1, &format!("dd if=/dev/{} of=/dev/null bs=4096 skip=256 count=1 iflag=direct", names[1]))?;
         vm.fails(1, &format!("dd if=/dev/{} of=/dev/null bs=4096 count=1 iflag=direct", names[2]))?;
@@ -75,7 +76,7 @@ fn drives(ctx: &Ctx) -> Result<()> {
     })
 }
 
-/// Commands beside a hanging one, deadlines, exit codes, big files.
+/// Commands beside a hanging one, deadlines, exit codes, big files (a third of a second on an idle host).
 fn channel(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
         let slow = vm.spawn("sleep 2; echo late; exit 3")?;
@@ -93,7 +94,7 @@ fn channel(ctx: &Ctx) -> Result<()> {
         let bytes: Vec<u8> = (0..6_000_000_u32).map(|number| (number % 251) as u8).collect();
         let started = Instant::now();
         vm.write("/usr/local/bin/big", 0o755, &bytes)?;
-        ensure!(started.elapsed() < Duration::from_secs(2), "pushing 6 MB took {:?}", started.elapsed());
+        ensure!(started.elapsed() < Duration::from_secs(10), "pushing 6 MB took {:?}", started.elapsed());
         ensure!(vm.ok("sha256sum < /usr/local/bin/big")?.starts_with(&crate::cache::digest(&bytes)));
         Ok(())
     })
@@ -103,11 +104,12 @@ fn channel(ctx: &Ctx) -> Result<()> {
 fn reboot(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
         vm.plug(&DriveSpec::many(2, 4 * GIB))?;
-        by_hand(vm)?;
+        by_hand(vm, 90)?;
         let before = vm.devices()?;
         let boot = vm.boot_again(&[1, ROOT, 0], BlankDrives::Keep)?;
         boot.clean()?;
-        ensure!(vm.devices()? != before, "the NVMe numbers are as they were: {before:?}");
+        let names = [vm.device(1)?, vm.device(0)?];
+        ensure!(names == ["nvme0n1", "nvme2n1"], "before {before:?}, now {:?}", vm.devices()?);
         ensure!(vm.ok("cat /mnt/file; findmnt -no SOURCE /mnt")?.starts_with("kept\n/dev/md"));
         vm.crash()?;
         vm.power_on(&[0, 1], BlankDrives::Keep)?.clean()?;
@@ -120,20 +122,22 @@ fn reboot(ctx: &Ctx) -> Result<()> {
 fn stop_start(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
         vm.plug(&DriveSpec::many(2, 4 * GIB))?;
-        by_hand(vm)?;
+        by_hand(vm, 10)?;
         let blank = vm.boot_again(&[0, 1], BlankDrives::Blank)?;
-        ensure!(vm.ok("ls /mnt; cat /etc/marker; wipefs /dev/nvme[12]n1")? == "here", "{blank:?}");
-        ensure!(vm.ok("grep -c md /proc/mdstat || true")? == "0");
+        ensure!(vm.ok("ls /mnt; cat /etc/marker")? == "here", "{blank:?}");
+        ensure!(vm.ok("grep ^md /proc/mdstat 2>/dev/null || true")?.is_empty());
+        let drives = [vm.device(0)?, vm.device(1)?].map(|name| format!("/dev/{name}")).join(" ");
+        ensure!(vm.ok(&format!("wipefs {drives}"))?.is_empty());
         Ok(())
     })
 }
 
-fn by_hand(vm: &mut Vm) -> Result<()> {
+fn by_hand(vm: &mut Vm, timeout: u32) -> Result<()> {
     let (first, second) = (vm.device(0)?, vm.device(1)?);
     vm.ok(&format!(
         "mdadm --create /dev/md0 --run --homehost=any --level=0 --raid-devices=2 /dev/{first} /dev/{second}
          mkfs.ext4 -q /dev/md0; mount /dev/md0 /mnt; echo kept > /mnt/file
-         echo \"UUID=$(blkid -o value -s UUID /dev/md0) /mnt ext4 nofail,x-systemd.device-timeout=20s 0 0\" >> /etc/fstab
+         echo \"UUID=$(blkid -o value -s UUID /dev/md0) /mnt ext4 nofail,x-systemd.device-timeout={timeout}s 0 0\" >> /etc/fstab
          echo here > /etc/marker; sync"
     ))
     .map(drop)
