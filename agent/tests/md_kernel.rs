@@ -2,7 +2,7 @@
 //!
 //! Needs root, loop, mdadm, losetup, and nothing on `/dev/md0` to `/dev/md2`: a VM. Ignored elsewhere; there, run the
 //! test binary with `--ignored --test-threads=1`.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // all of it is tests
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -13,6 +13,7 @@ use nvme_agent::md::array::{AssembleSpec, CreateSpec, assemble, create, restart_
 use nvme_agent::md::kernel::Shown;
 use nvme_agent::md::lock::Holds;
 use nvme_agent::md::superblock::mdadm_uuid;
+use nvme_agent::observe::blank::{self, Buffer, Device};
 use nvme_agent::plan::MemberRef;
 use nvme_agent::root::Root;
 use uuid::Uuid;
@@ -88,6 +89,7 @@ impl Lab {
     fn stop(&self) {
         stop(&self.root, Path::new(MD0)).unwrap();
         assert_eq!(self.state("md0"), "");
+        assert!(!Path::new("/sys/block/md0").exists(), "an empty array stays behind");
     }
 
     /// The array's state; empty where there is none.
@@ -99,10 +101,12 @@ impl Lab {
 
     /// The first MiB of every drive.
     fn heads(&self) -> Vec<Vec<u8>> {
+        // Past the page cache: md writes beneath it.
         let head = |member: &MemberRef| {
-            let mut bytes = vec![0; 1 << 20];
-            File::open(&member.path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
-            bytes
+            let device = Device::open(&member.path, 1 << 20).unwrap();
+            let mut buffer = Buffer::default();
+            let chunk = |at: u64| blank::read(&device, at, 1 << 18, &mut buffer).unwrap().to_vec();
+            (0..4).map(|n| n << 18).flat_map(chunk).collect()
         };
         self.members.iter().map(head).collect()
     }
@@ -257,7 +261,7 @@ fn a_member_in_use_or_with_data_on_it_means_no_member_is_written() {
 #[ignore = "needs root and a kernel with md"]
 fn a_name_that_is_taken_is_refused_and_another_works() {
     let mut theirs = Lab::new(2);
-    theirs.mdadm_create("--level=0", &["--name=any:md0"]);
+    theirs.mdadm_create("--level=0", &["--homehost=any", "--name=md0"]);
     let ours = Lab::new(2);
     let error = ours.create().unwrap_err().to_string();
     assert!(error.contains("/dev/md0 is taken by another array"), "{error}");
@@ -320,4 +324,56 @@ fn an_array_in_use_is_not_stopped() {
     assert_eq!(lab.state("md0"), "clean");
     drop(user);
     lab.stop();
+}
+
+/// As a hardened image may have it: the module cannot be loaded, though it is there.
+#[test]
+#[ignore = "needs root and a kernel with md"]
+fn without_raid0_nothing_stays_behind() {
+    const MODPROBE: &str = "/proc/sys/kernel/modprobe";
+    let lab = Lab::new(2);
+    let before = lab.heads();
+    // Not modprobe -r, which takes md_mod along.
+    let _ = Command::new("rmmod").arg("raid0").status();
+    let modprobe = fs::read_to_string(MODPROBE).unwrap();
+    fs::write(MODPROBE, "/bin/false").unwrap();
+    let error = lab.create();
+    fs::write(MODPROBE, modprobe).unwrap();
+    let error = error.unwrap_err();
+    assert!(error.to_string().starts_with("raid0 module missing"), "{error}");
+    assert_eq!(error.exit_code(), 5);
+    assert!(lab.heads() == before, "superblocks stay behind");
+    assert!(!Path::new("/sys/block/md0").exists());
+    lab.create().unwrap();
+}
+
+/// Whatever is run while the agent works is run by the kernel (modprobe), not by us.
+#[test]
+#[ignore = "needs root and a kernel with md"]
+fn md_is_loaded_by_the_kernels_own_request() {
+    let lab = Lab::new(2);
+    run("modprobe", &["-r", "raid0", "raid1", "md-mod"]);
+    assert!(!Path::new("/proc/mdstat").exists());
+    lab.create().unwrap();
+    assert_eq!(lab.state("md0"), "clean");
+    let left = fs::read_dir("/dev")
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
+    assert_eq!(left.count(), 0, "a temporary node stays behind");
+}
+
+#[test]
+#[ignore = "needs root and a kernel with md"]
+fn udevs_interest_in_the_new_array_does_not_keep_it_from_being_stopped() {
+    let lab = Lab::new(2);
+    lab.create().unwrap();
+    let probe = File::open(MD0).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            drop(probe);
+        });
+        stop(&lab.root, Path::new(MD0)).unwrap();
+    });
+    assert_eq!(lab.state("md0"), "");
 }

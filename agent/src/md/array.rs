@@ -61,8 +61,8 @@ pub struct AssembleSpec<'a> {
 /// Where this set runs already of just these members (an earlier run got that far), nothing is written.
 ///
 /// # Errors
-/// A member is not the drive meant, in use, or not empty but for this set's superblock: then no member was written.
-/// The kernel refuses: then the array is stopped again, and the superblocks stay (the intent record covers them).
+/// The kernel has no md; a member is not the drive meant, in use, or not empty but for this set's superblock: then no
+/// member was written. The kernel refuses to run it: then it is stopped, and the superblocks are taken off again.
 pub fn create(root: &Root, spec: &CreateSpec<'_>, holds: &Holds) -> Result<PathBuf> {
     require(root, spec.members, holds)?;
     let minor = kernel::minor_of(spec.array)?;
@@ -70,14 +70,36 @@ pub fn create(root: &Root, spec: &CreateSpec<'_>, holds: &Holds) -> Result<PathB
     if let Some(running) = settle(root, spec.uuid, spec.members)? {
         return Ok(running);
     }
+    kernel::require_raid0(root)?;
     let superblocks = superblocks(spec)?;
+    // Every member is known to be free, and the kernel to have md, before the first is written.
     let claims: Vec<Claimed> = in_parallel(spec.members, |member| {
         let claimed = guard::claim(root, member)?;
         claimed.ensure_free(Some(&spec.uuid))?;
         Ok(claimed)
     })?;
-    // Every member is known to be free before the first is written.
-    for (claimed, superblock) in claims.iter().zip(&superblocks) {
+    let file = bring_up_empty(root, minor)?;
+    let written = write(&claims, &superblocks);
+    // The kernel wants them for itself.
+    drop(claims);
+    let result = written.and_then(|()| {
+        info!(array = %spec.array.display(), uuid = mdadm_uuid(&spec.uuid), "superblocks written");
+        failpoint::hit("md-superblocks").map_err(Error::io(spec.array, "go on"))?;
+        start(root, file, minor, 0, spec.members, &superblocks, false)
+    });
+    if result.is_err() {
+        for member in spec.members {
+            if let Err(error) = take_back(root, member, &spec.uuid) {
+                warn!(device = %member.path.display(), %error, "cannot take the superblock off again");
+            }
+        }
+    }
+    result
+}
+
+/// One superblock on each, and all of them durable.
+fn write(claims: &[Claimed], superblocks: &[Superblock]) -> Result<()> {
+    for (claimed, superblock) in claims.iter().zip(superblocks) {
         let mut block = superblock.encode();
         block.resize(MAX_LEN.max(block.len()), 0);
         claimed
@@ -86,14 +108,21 @@ pub fn create(root: &Root, spec: &CreateSpec<'_>, holds: &Holds) -> Result<PathB
             .map_err(Error::io(&claimed.path, "write its md superblock"))?;
         failpoint::hit("md-superblock").map_err(Error::io(&claimed.path, "go on"))?;
     }
-    in_parallel(&claims, |claimed| {
+    in_parallel(claims, |claimed| {
         claimed.file.sync_all().map_err(Error::io(&claimed.path, "flush its md superblock"))
-    })?;
-    // The kernel wants them for itself.
-    drop(claims);
-    info!(array = %spec.array.display(), uuid = mdadm_uuid(&spec.uuid), members = spec.members.len(), "superblocks written");
-    failpoint::hit("md-superblocks").map_err(Error::io(spec.array, "go on"))?;
-    start(root, minor, 0, spec.members, &superblocks, false)
+    })
+    .map(drop)
+}
+
+/// Zeroes the superblock of a set that could not be run: the drive is empty again, as it was found.
+fn take_back(root: &Root, member: &MemberRef, uuid: &Uuid) -> Result<()> {
+    let claimed = guard::claim(root, member)?;
+    match kernel::read_superblock(&claimed.path)? {
+        Ok(superblock) if superblock.set_uuid() == *uuid => {}
+        _ => return Ok(()),
+    }
+    let zeroed = claimed.file.write_all_at(&[0; MAX_LEN], SUPER_OFFSET_BYTES);
+    zeroed.and_then(|()| claimed.file.sync_all()).map_err(Error::io(&claimed.path, "zero its md superblock"))
 }
 
 /// Starts the array of this set; returns its node, which is another than asked for where it runs already.
@@ -118,7 +147,8 @@ pub fn assemble(root: &Root, spec: &AssembleSpec<'_>, holds: &Holds) -> Result<P
     let level = check_set(spec.uuid, &found)?;
     found.sort_by_key(|(superblock, _)| superblock.role());
     let (superblocks, members): (Vec<Superblock>, Vec<MemberRef>) = found.into_iter().unzip();
-    start(root, minor, level, &members, &superblocks, spec.read_only)
+    let file = bring_up_empty(root, minor)?;
+    start(root, file, minor, level, &members, &superblocks, spec.read_only)
 }
 
 /// Lets a read-only array be written. Nothing is done where it may be already.
@@ -266,9 +296,10 @@ fn check_set(uuid: Uuid, found: &[(Superblock, MemberRef)]) -> Result<i32> {
     }
 }
 
-/// Makes the array device, adds the members, and runs it. On failure the array is stopped again.
+/// Adds the members and runs the array. On failure it is stopped again.
 fn start(
     root: &Root,
+    file: File,
     minor: u32,
     level: i32,
     members: &[MemberRef],
@@ -277,7 +308,6 @@ fn start(
 ) -> Result<PathBuf> {
     let name = format!("md{minor}");
     let array = PathBuf::from("/dev").join(&name);
-    let file = bring_up_empty(root, minor)?;
     let result = add_all(root, &file, members, superblocks).and_then(|()| {
         failpoint::hit("md-added").map_err(Error::io(&array, "go on"))?;
         run(root, &file, &name, level, read_only)
@@ -354,9 +384,8 @@ fn run(root: &Root, file: &File, name: &str, level: i32, read_only: bool) -> Res
     let ran = if read_only { run_read_only(root, file, name, level) } else { run_array(file) };
     ran.map_err(|error| {
         if level == 0 && !kernel::has_personality(root, "raid0") {
-            Error::Environment(format!(
-                "raid0 module missing: {} cannot be run ({error}), and /proc/mdstat has no [raid0]. Install the \
-                 kernel's module package (modprobe raid0 must work)",
+            kernel::raid0_missing(&format!(
+                "{} cannot be run ({error}), and /proc/mdstat has no [raid0]",
                 array.display()
             ))
         } else {
@@ -394,16 +423,22 @@ fn run_read_only(root: &Root, file: &File, name: &str, level: i32) -> std::io::R
 fn stop_locked(root: &Root, name: &str) -> Result<()> {
     let node = root.join("/dev").join(name);
     let deadline = Instant::now() + BUSY_TIMEOUT;
+    let mut stopped = false;
     loop {
         match Shown::read(root, name) {
             None => return Ok(()),
-            Some(shown) if shown.is_empty() => return Ok(()),
+            // Stopped, and only there until whoever has it open closes it.
+            Some(shown) if stopped && shown.is_empty() => return Ok(()),
             Some(_) => {}
         }
-        let file = File::open(&node).map_err(Error::io(&node, "open the array"))?;
+        let file = match File::open(&node) {
+            // Being deleted at this moment.
+            Err(_) if stopped && Instant::now() < deadline => continue,
+            other => other.map_err(Error::io(&node, "open the array"))?,
+        };
         match ioctl::stop_array(&file) {
             // It goes when the last one closes it: look again.
-            Ok(()) | Err(Errno::ENXIO | Errno::ENODEV) => {}
+            Ok(()) | Err(Errno::ENXIO | Errno::ENODEV) => stopped = true,
             // A udev worker probes what has just appeared; or it is mounted.
             Err(Errno::EBUSY | Errno::EINTR) if Instant::now() < deadline => std::thread::sleep(PAUSE),
             Err(Errno::EBUSY) => {
@@ -416,7 +451,7 @@ fn stop_locked(root: &Root, name: &str) -> Result<()> {
             Err(error) => return Err(Error::io(&node, "stop the array")(error)),
         }
         drop(file);
-        if Instant::now() >= deadline {
+        if stopped && Instant::now() >= deadline {
             return Err(Error::Other(format!("{} is still there after it was stopped", node.display())));
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -3,7 +3,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use super::geometry::SUPER_OFFSET_BYTES;
 use super::superblock::{MAX_LEN, Superblock};
 use crate::error::{Error, Result};
+use crate::observe::blank::{self, ALIGN, Buffer, Device};
 use crate::plan::MemberRef;
 use crate::root::Root;
 
@@ -19,6 +21,9 @@ use crate::root::Root;
 const HEAD: u64 = 1 << 20;
 /// At the end of the drive: backup GPT, md 0.90 and 1.0.
 const TAIL: u64 = 128 << 10;
+/// One read. Small, because all drives are read at once.
+const READ: usize = 64 << 10;
+const SUPERBLOCK: Range<usize> = SUPER_OFFSET_BYTES as usize..SUPER_OFFSET_BYTES as usize + MAX_LEN;
 
 /// A drive that passed, held with O_EXCL: until this is dropped nobody can mount it, swap on it or add it to an array
 /// (we cannot either: drop it before ADD_NEW_DISK).
@@ -106,26 +111,29 @@ impl Claimed {
             )))
         };
         let size = size_of_device(&self.file).map_err(Error::io(path, "find its size"))?;
-        let mut head = vec![0; HEAD.min(size) as usize];
-        self.file.read_exact_at(&mut head, 0).map_err(Error::io(path, "read its first MiB"))?;
-        let at = SUPER_OFFSET_BYTES as usize;
-        if let Some(superblock) = head.get_mut(at..at + MAX_LEN) {
-            match Superblock::parse(superblock) {
-                Ok(found) if Some(&found.set_uuid()) == ours => superblock.fill(0),
-                Ok(found) => return fail(format!("a member of the md set {}", found.set_uuid())),
-                Err(_) => {}
+        // Past the page cache, which md and dm above a drive do not keep up to date.
+        let device = Device::open(path, size).map_err(Error::io(path, "open it for reading"))?;
+        let mut buffer = Buffer::default();
+        let head = HEAD.min(size);
+        let tail = (size.saturating_sub(TAIL) / ALIGN as u64 * ALIGN as u64).max(head);
+        let starts = (0..head).step_by(READ).chain((tail..size).step_by(READ));
+        for start in starts {
+            let end = if start < head { head } else { size };
+            let length = (end - start).min(READ as u64) as usize;
+            blank::read(&device, start, length, &mut buffer).map_err(Error::io(path, "read it"))?;
+            let bytes = buffer.part(length);
+            if let (0, Some(at)) = (start, bytes.get_mut(SUPERBLOCK)) {
+                match Superblock::parse(at) {
+                    Ok(found) if Some(&found.set_uuid()) == ours => at.fill(0),
+                    Ok(found) => return fail(format!("a member of the md set {}", found.set_uuid())),
+                    Err(_) => {}
+                }
+            }
+            if let Some(at) = bytes.iter().position(|byte| *byte != 0) {
+                return fail(format!("data at byte {}", start + at as u64));
             }
         }
-        if let Some(at) = head.iter().position(|byte| *byte != 0) {
-            return fail(format!("data at byte {at}"));
-        }
-        let start = size.saturating_sub(TAIL).max(head.len() as u64);
-        let mut tail = vec![0; (size - start) as usize];
-        self.file.read_exact_at(&mut tail, start).map_err(Error::io(path, "read its end"))?;
-        match tail.iter().position(|byte| *byte != 0) {
-            Some(at) => fail(format!("data at byte {}", start + at as u64)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -138,6 +146,8 @@ fn size_of_device(file: &File) -> std::io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
     use crate::md::superblock::NewSet;
 

@@ -16,6 +16,7 @@ use super::superblock::{MAX_LEN, Superblock};
 use crate::error::{Error, Result};
 use crate::ioctl::md::MAJOR;
 use crate::observe::Array;
+use crate::observe::blank::{self, Buffer, Device};
 use crate::root::Root;
 
 /// How long an array device may take to appear, or to go, after the kernel was told.
@@ -124,18 +125,50 @@ impl Shown {
 /// # Errors
 /// It cannot be read.
 pub fn read_superblock(device: &Path) -> Result<Result<Superblock, super::superblock::ParseError>> {
-    use std::os::unix::fs::FileExt;
-    let file = File::open(device).map_err(Error::io(device, "open it"))?;
-    let mut bytes = vec![0; MAX_LEN];
-    file.read_exact_at(&mut bytes, SUPER_OFFSET_BYTES)
-        .map_err(Error::io(device, "read its md superblock"))?;
-    Ok(Superblock::parse(&bytes))
+    let at = SUPER_OFFSET_BYTES;
+    // Past the page cache, which md above a drive does not keep up to date.
+    let open = Device::open(device, at + MAX_LEN as u64).map_err(Error::io(device, "open it"))?;
+    let mut buffer = Buffer::default();
+    let bytes = blank::read(&open, at, MAX_LEN, &mut buffer);
+    Ok(Superblock::parse(bytes.map_err(Error::io(device, "read its md superblock"))?))
 }
 
 /// The kernel can run this level: its module is loaded (or built in).
 pub fn has_personality(root: &Root, level: &str) -> bool {
     let mdstat = fs::read_to_string(root.join("/proc/mdstat")).unwrap_or_default();
     mdstat.lines().next().is_some_and(|line| line.split_whitespace().any(|word| word == format!("[{level}]")))
+}
+
+/// raid0 is loaded, built in, or a module that the kernel's own request will find when the array is run. Asked before
+/// anything is written.
+///
+/// # Errors
+/// It is none of these.
+pub fn require_raid0(root: &Root) -> Result<()> {
+    let Ok(release) = fs::read_to_string(root.join("/proc/sys/kernel/osrelease")) else { return Ok(()) };
+    let dir = root.join("/lib/modules").join(release.trim());
+    let listed = |list: &str| {
+        let text = fs::read_to_string(dir.join(list)).ok()?;
+        let is_raid0 = |path: &&str| path.rsplit('/').next().is_some_and(|file| file.starts_with("raid0.ko"));
+        Some(text.lines().filter_map(|line| line.split(':').next()).find(is_raid0).map(|path| dir.join(path)))
+    };
+    if has_personality(root, "raid0") || listed("modules.builtin").flatten().is_some() {
+        return Ok(());
+    }
+    match listed("modules.dep") {
+        Some(None) => Err(raid0_missing(&format!("{} does not list it", dir.join("modules.dep").display()))),
+        Some(Some(file)) if !file.exists() => Err(raid0_missing(&format!("{} is not there", file.display()))),
+        // Listed and there; or no list at all, so that only running an array can tell.
+        _ => Ok(()),
+    }
+}
+
+/// The one error for it.
+pub fn raid0_missing(how: &str) -> Error {
+    Error::Environment(format!(
+        "raid0 module missing: {how}. Install the kernel's module package, or allow the module: `modprobe raid0` must \
+         work"
+    ))
 }
 
 /// Makes `/dev/mdN` exist and opens it. No udev, no child: md itself is loaded by the kernel's own request when a node
@@ -317,5 +350,34 @@ mod tests {
         assert!(!has_personality(&root, "raid0"));
         fs::write(dir.path().join("proc/mdstat"), "Personalities : [raid10] [raid0] \n").unwrap();
         assert!(has_personality(&root, "raid0"));
+    }
+
+    #[test]
+    fn a_missing_raid0_module_is_noticed_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        require_raid0(&root).expect("nothing is known: only running it can tell");
+        put("proc/sys/kernel/osrelease", "6.12.1\n");
+        require_raid0(&root).unwrap();
+        let other =
+            "kernel/drivers/md/raid10.ko.xz:\nkernel/fs/raid0.kofs/x.ko: kernel/drivers/md/raid0.ko.xz\n";
+        put("lib/modules/6.12.1/modules.dep", other);
+        let error = require_raid0(&root).unwrap_err().to_string();
+        assert!(error.starts_with("raid0 module missing") && error.contains("modprobe raid0"), "{error}");
+        put(
+            "lib/modules/6.12.1/modules.dep",
+            &format!("{other}kernel/drivers/md/raid0.ko.xz: kernel/md-mod.ko.xz\n"),
+        );
+        assert!(require_raid0(&root).unwrap_err().to_string().contains("raid0.ko.xz is not there"));
+        put("lib/modules/6.12.1/kernel/drivers/md/raid0.ko.xz", "");
+        require_raid0(&root).unwrap();
+        put("lib/modules/6.12.1/modules.dep", "");
+        put("lib/modules/6.12.1/modules.builtin", "kernel/drivers/md/raid0.ko\n");
+        require_raid0(&root).unwrap();
     }
 }
