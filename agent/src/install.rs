@@ -181,7 +181,9 @@ impl Files<'_> {
 
     fn finish(&mut self, at: &Path, what: String) -> Result<()> {
         if let Some(dir) = at.parent() {
-            fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io(dir, "flush the directory"))?;
+            fs::File::open(dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(Error::io(dir, "flush the directory"))?;
         }
         self.done.push(what);
         Ok(())

@@ -46,7 +46,10 @@ fn another_target_gets_a_drop_in_which_goes_when_the_target_is_tmp_again() {
     let (_dir, root) = image();
     install(&root, &options("/opt/my-data")).unwrap();
     let drop_in = fs::read_to_string(root.join(DROP_IN_PATH)).unwrap();
-    assert!(drop_in.ends_with("\n[Unit]\nBefore=opt-my\\x2ddata.mount\nRequiresMountsFor=/opt\n"), "{drop_in}");
+    assert!(
+        drop_in.ends_with("\n[Unit]\nBefore=opt-my\\x2ddata.mount\nRequiresMountsFor=/opt\n"),
+        "{drop_in}"
+    );
     let done = install(&root, &options("/tmp")).unwrap();
     assert_eq!(done, ["removed /etc/systemd/system/nvme-agent.service.d/50-target.conf: the target is /tmp"]);
     assert!(!root.join(DROP_IN_PATH).exists());
@@ -102,13 +105,45 @@ fn without_enable_there_is_no_link() {
 #[test]
 fn the_unit_has_no_option_that_gives_it_a_mount_namespace() {
     let forbidden = [
-        "ProtectHome", "ProtectSystem", "ProtectKernelModules", "ProtectKernelTunables", "ProtectKernelLogs",
-        "ProtectControlGroups", "ProtectProc", "ProcSubset", "PrivateTmp", "PrivateDevices", "PrivateMounts",
-        "PrivateUsers", "PrivateIPC", "PrivateNetwork", "PrivatePIDs", "ReadWritePaths", "ReadOnlyPaths",
-        "InaccessiblePaths", "ExecPaths", "NoExecPaths", "BindPaths", "BindReadOnlyPaths", "TemporaryFileSystem",
-        "RootDirectory", "RootImage", "MountImages", "ExtensionImages", "ExtensionDirectories", "MountFlags",
-        "MountAPIVFS", "DynamicUser", "LoadCredential", "LoadCredentialEncrypted", "SetCredential",
-        "ImportCredential", "LogNamespace", "NetworkNamespacePath", "IPCNamespacePath", "BindLogSockets",
+        "ProtectHome",
+        "ProtectSystem",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "ProtectKernelLogs",
+        "ProtectControlGroups",
+        "ProtectProc",
+        "ProcSubset",
+        "PrivateTmp",
+        "PrivateDevices",
+        "PrivateMounts",
+        "PrivateUsers",
+        "PrivateIPC",
+        "PrivateNetwork",
+        "PrivatePIDs",
+        "ReadWritePaths",
+        "ReadOnlyPaths",
+        "InaccessiblePaths",
+        "ExecPaths",
+        "NoExecPaths",
+        "BindPaths",
+        "BindReadOnlyPaths",
+        "TemporaryFileSystem",
+        "RootDirectory",
+        "RootImage",
+        "MountImages",
+        "ExtensionImages",
+        "ExtensionDirectories",
+        "MountFlags",
+        "MountAPIVFS",
+        "DynamicUser",
+        "LoadCredential",
+        "LoadCredentialEncrypted",
+        "SetCredential",
+        "ImportCredential",
+        "LogNamespace",
+        "NetworkNamespacePath",
+        "IPCNamespacePath",
+        "BindLogSockets",
     ];
     for (key, value) in settings(UNIT) {
         assert!(!forbidden.contains(&key), "{key}={value} hides our mount from the host");
@@ -119,7 +154,11 @@ fn the_unit_has_no_option_that_gives_it_a_mount_namespace() {
 #[test]
 fn the_unit_is_ordered_as_the_boot_needs_it() {
     let all = |key: &str| -> Vec<&str> {
-        settings(UNIT).into_iter().filter(|(k, _)| *k == key).flat_map(|(_, v)| v.split_whitespace()).collect()
+        settings(UNIT)
+            .into_iter()
+            .filter(|(k, _)| *k == key)
+            .flat_map(|(_, v)| v.split_whitespace())
+            .collect()
     };
     assert_eq!(all("DefaultDependencies"), ["no"]);
     assert_eq!(
@@ -128,8 +167,14 @@ fn the_unit_is_ordered_as_the_boot_needs_it() {
     );
     assert_eq!(all("RequiresMountsFor"), ["/var/lib/nvme-agent", "/etc"]);
     for unit in [
-        "tmp.mount", "systemd-tmpfiles-setup.service", "basic.target", "nodeadm-config.service",
-        "nodeadm-run.service", "containerd.service", "kubelet.service", "shutdown.target",
+        "tmp.mount",
+        "systemd-tmpfiles-setup.service",
+        "basic.target",
+        "nodeadm-config.service",
+        "nodeadm-run.service",
+        "containerd.service",
+        "kubelet.service",
+        "shutdown.target",
     ] {
         assert!(all("Before").contains(&unit), "{unit}");
     }

@@ -1,23 +1,237 @@
-//! setup: observe, plan, apply, verify, report. Written by the lead; this is the call site's shape.
+//! setup: observe → plan → apply → verify → report, with one run at a time.
 
+mod lock;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::apply::{self, Context, systemd};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::observe::{self, How, Inventory};
+use crate::persist::{FSTAB_PATH, atomic, fstab};
+use crate::plan::{self, Outcome, Plan, Promise, Step};
 use crate::root::Root;
-use crate::state::{State, Trigger};
+use crate::state::{self, Health, State, StepTime, Trigger};
+use crate::verify::verify;
 
-/// The whole job.
+/// Between two looks for a member that is missing.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Assemble, look, make: more rounds than three mean that something undoes what we do.
+const ROUNDS: usize = 3;
+
+/// The whole job. The state file has been written in every case but that of bad configuration.
 ///
 /// # Errors
-/// By class, see [`Error::exit_code`]; the state file has been written in every case.
-pub fn run(_root: &Root, _config: &Config, _trigger: Trigger) -> Result<State> {
-    Err(Error::Other("setup is not wired".into()))
+/// By class, see [`Error::exit_code`].
+pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
+    let started = Instant::now();
+    let mut session = Session::default();
+    let result = suitable(root, &observe::host::read(root)).and_then(|()| {
+        let _lock = lock::take(root, config.lock_timeout)?;
+        let result = session.converge(root, config);
+        if let Err(error) = &result {
+            session.step_back(root, config, error);
+        }
+        result
+    });
+    let mut state = match &result {
+        Ok(outcome) => session.state(root, outcome),
+        Err(Error::Busy { .. }) => return Err(result.err().unwrap_or_else(|| Error::Other(String::new()))),
+        Err(error) => State::failed(root, error),
+    };
+    session.fill(&mut state, config, trigger, started.elapsed());
+    if let Ok(outcome) = &result
+        && outcome.is_idle()
+        && let Ok(Some(before)) = State::load(root)
+        && (before.state, &before.reason, &before.fs_uuid) == (state.state, &state.reason, &state.fs_uuid)
+    {
+        // Nothing was done: what the run that did it told, its steps and times, stays.
+        return Ok(before);
+    }
+    let written = state.write(root);
+    result?;
+    written?;
+    Ok(state)
 }
 
 /// What [`run`] would do. Changes nothing.
 ///
 /// # Errors
 /// [`Error::Refused`] where setup would refuse.
-pub fn plan(_root: &Root, _config: &Config) -> Result<Plan> {
-    Err(Error::Other("plan is not wired".into()))
+pub fn plan(root: &Root, config: &Config) -> Result<Plan> {
+    let inventory = observe::observe(root, config, How { examine: true, wait: false })?;
+    plan::plan(&inventory, config).map_err(Error::Refused)
+}
+
+/// The machine is one that setup may work on.
+fn suitable(root: &Root, host: &observe::Host) -> Result<()> {
+    if !root.is_host() {
+        return Err(Error::Environment(format!(
+            "--root {}: setup works on the running host only; `plan` and `install` take another root",
+            root.as_path().display()
+        )));
+    }
+    if !host.effective_root {
+        return Err(Error::Environment(
+            "not root: setup makes arrays, filesystems and mounts; run it with sudo".into(),
+        ));
+    }
+    if !host.host_mount_namespace {
+        return Err(Error::Environment(
+            "this is not the host's mount namespace (/proc/self/ns/mnt differs from /proc/1/ns/mnt), so nobody else would \
+             see the mount; run it outside of the container, or take ProtectSystem=, PrivateTmp= and their like out of the unit"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// What a run gathers on its way.
+#[derive(Default)]
+struct Session {
+    steps: Vec<StepTime>,
+    /// What could not be persisted, and what verify found short.
+    problems: Vec<String>,
+    notes: Vec<String>,
+    /// Arrays that this run assembled to look into.
+    assembled: Vec<PathBuf>,
+    promise: Option<Promise>,
+    capacity: u64,
+}
+
+impl Session {
+    fn converge(&mut self, root: &Root, config: &Config) -> Result<Plan> {
+        let deadline = Instant::now() + config.drive_timeout;
+        let mut context: Option<Context> = None;
+        for _ in 0..ROUNDS {
+            let (inventory, plan) = observe_and_plan(root, config, deadline)?;
+            for note in &plan.notes {
+                tracing::warn!(outcome = ?plan.outcome, "{note}");
+            }
+            self.notes.extend(plan.notes.iter().cloned());
+            let context = match &mut context {
+                Some(context) => {
+                    context.observed(&inventory);
+                    context
+                }
+                none => none.insert(Context::new(root.clone(), config, &inventory)),
+            };
+            let applied = apply::apply(&plan, context);
+            self.assembled.extend(plan.steps.iter().filter_map(|step| match step {
+                Step::AssembleArray { array, .. } => Some(array.clone()),
+                _ => None,
+            }));
+            self.steps = context.times().iter().map(step_time).collect();
+            applied?;
+            if plan.look_again {
+                continue;
+            }
+            self.problems = context.problems().collect();
+            self.promise = plan.promise.clone();
+            if let Some(promise) = &plan.promise {
+                let after = observe::observe(root, config, How { examine: true, wait: false })?;
+                self.capacity = capacity(&after, promise);
+                self.problems.extend(verify(&after, promise)?);
+            }
+            if let Err(error) = context.finish() {
+                self.problems.push(error.to_string());
+            }
+            self.assembled.clear();
+            return Ok(plan);
+        }
+        Err(Error::Other(format!(
+            "after {ROUNDS} rounds the arrays are still not what they were made to be; look into the kernel log and at udev rules for md"
+        )))
+    }
+
+    /// A run that failed leaves nothing in the way of the boot: an array that was only looked into is stopped again, and
+    /// our fstab line is put out of force, so that the distribution's own directory comes and nothing waits.
+    fn step_back(&mut self, root: &Root, config: &Config, error: &Error) {
+        tracing::debug!(%error, "stepping back");
+        for array in self.assembled.drain(..) {
+            if let Err(error) = crate::md::array::stop(root, &array) {
+                tracing::warn!(device = %array.display(), "{error}");
+            }
+        }
+        if let Err(error) = disable_fstab(root, config) {
+            tracing::warn!("{error}");
+            self.problems.push(error.to_string());
+        }
+    }
+
+    fn state(&self, root: &Root, plan: &Plan) -> State {
+        if plan.outcome == Outcome::Absent {
+            return State::new(
+                root,
+                Health::Absent,
+                "NoDrives",
+                "no instance-store drive is here, and none is required",
+            );
+        }
+        match self.problems.as_slice() {
+            [] => State::new(root, Health::Ready, "SetupComplete", "mounted and verified"),
+            problems => State::new(root, Health::Degraded, "Incomplete", problems.join("; ")),
+        }
+    }
+
+    fn fill(&self, state: &mut State, config: &Config, trigger: Trigger, took: Duration) {
+        state.trigger = trigger;
+        state.finished = state::rfc3339(SystemTime::now());
+        state.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        state.target.clone_from(&config.target);
+        state.steps.clone_from(&self.steps);
+        state.persistence.clone_from(&self.problems);
+        state.notes.clone_from(&self.notes);
+        state.capacity_gib = self.capacity >> 30;
+        if let Some(promise) = &self.promise {
+            state.layout.clone_from(&promise.layout);
+            state.device.clone_from(&promise.device);
+            state.array_uuid = promise.array_uuid;
+            state.fs_uuid.clone_from(&promise.fs_uuid);
+            state.filesystem.clone_from(&promise.filesystem);
+            state.serials.clone_from(&promise.serials);
+            state.drives = u32::try_from(promise.serials.len()).unwrap_or(u32::MAX);
+        }
+    }
+}
+
+/// Observes and plans; waits for drives that ought to be there, until the deadline.
+fn observe_and_plan(root: &Root, config: &Config, deadline: Instant) -> Result<(Inventory, Plan)> {
+    let mut told = false;
+    loop {
+        let inventory = observe::observe(root, config, How { examine: true, wait: true })?;
+        match plan::plan(&inventory, config) {
+            Ok(plan) => return Ok((inventory, plan)),
+            Err(refusal) if refusal.reason.is_missing() && Instant::now() < deadline => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(reason = %refusal.reason, "waiting: {}", refusal.found.join("; "));
+                }
+                std::thread::sleep(PAUSE);
+            }
+            Err(refusal) => return Err(Error::Refused(refusal)),
+        }
+    }
+}
+
+fn step_time(time: &apply::StepTime) -> StepTime {
+    StepTime { name: time.step.into(), what: time.what.clone(), millis: time.millis }
+}
+
+/// Size of what carries the filesystem, in bytes.
+fn capacity(inventory: &Inventory, promise: &Promise) -> u64 {
+    let array = inventory.arrays.iter().find(|a| a.name == promise.device).map(|a| a.sectors);
+    let drive = || inventory.drives.iter().find(|d| d.name == promise.device).map(|d| d.sectors);
+    array.or_else(drive).unwrap_or_default() * 512
+}
+
+/// Comments our fstab line out and has systemd read it, unless something is mounted from a device at the target.
+fn disable_fstab(root: &Root, config: &Config) -> Result<()> {
+    let mounted = observe::mounts::read(root)?.iter().any(|m| m.at == config.target && m.dev.major != 0);
+    let path = root.join(FSTAB_PATH);
+    let Some(text) = atomic::read_text(&path)?.filter(|_| !mounted) else { return Ok(()) };
+    let Some(without) = fstab::disable(&text) else { return Ok(()) };
+    atomic::replace_if(&path, Some(&text), &without)?;
+    tracing::warn!("{FSTAB_PATH}: our line for {} is commented out until setup works again", config.target);
+    systemd::reload(root)
 }

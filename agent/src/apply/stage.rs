@@ -3,12 +3,12 @@
 //! fsopen, fsmount and move_mount are in kernel 5.2 and later; every EKS image since AL2's end runs 5.10 or later.
 
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, StatxFlags, Uid, XattrFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
 
 use crate::config::FsKind;
 use crate::error::{Error, Result};
@@ -53,8 +53,8 @@ fn sort_options(options: &[String]) -> Options<'_> {
                 filesystem.push(("ro", None));
             }
             "rw" | "atime" | "diratime" => {}
-            "noatime" => attributes = attributes - atime | MountAttrFlags::MOUNT_ATTR_NOATIME,
-            "strictatime" => attributes = attributes - atime | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+            "noatime" => attributes = (attributes - atime) | MountAttrFlags::MOUNT_ATTR_NOATIME,
+            "strictatime" => attributes = (attributes - atime) | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
             "relatime" => attributes -= atime,
             "nodiratime" => attributes |= MountAttrFlags::MOUNT_ATTR_NODIRATIME,
             "nosuid" => attributes |= MountAttrFlags::MOUNT_ATTR_NOSUID,
@@ -228,6 +228,29 @@ fn kernel_messages(context: OwnedFd) -> String {
 pub fn open_target(target: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(target, flags, Mode::empty()).map_err(Error::io(target, "open the directory"))
+}
+
+/// Gives the mount that `fd` is in the per-mount flags among `options`; what the filesystem takes stays as it is.
+///
+/// # Errors
+/// Those of mount(2), about `shown`.
+pub fn remount(shown: &Path, fd: BorrowedFd<'_>, options: &[String]) -> Result<()> {
+    let mut flags = MountFlags::BIND;
+    for option in options {
+        flags |= match option.as_str() {
+            "noatime" => MountFlags::NOATIME,
+            "relatime" => MountFlags::RELATIME,
+            "nodiratime" => MountFlags::NODIRATIME,
+            "nosuid" => MountFlags::NOSUID,
+            "nodev" => MountFlags::NODEV,
+            "noexec" => MountFlags::NOEXEC,
+            _ => MountFlags::empty(),
+        };
+    }
+    // By descriptor: the path may be covered by another mount a moment from now.
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::mount::mount_remount(path.as_str(), flags, "")
+        .map_err(Error::io(shown, "change the mount options of"))
 }
 
 /// Where `fd` leads to.

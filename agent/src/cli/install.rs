@@ -1,8 +1,17 @@
-//! `nvme-agent install`.
-use super::Context;
+//! `nvme-agent install`: the binary and its units, for every boot.
+
+use std::path::PathBuf;
+
+use super::{Context, output};
+use crate::config::Overrides;
 use crate::error::Result;
+use crate::{apply, install};
 
 /// Install the binary, its units and its udev rule, and enable them for every boot
+///
+/// The running binary is copied to /usr/local/bin. Where an rpm or deb of nvme-agent is installed its files stay
+/// in force. With --root it works on an image that is being built. Does not start anything: `setup` does the job
+/// now, the unit does it from the next boot on.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Write everything but do not enable the service
@@ -10,6 +19,32 @@ pub struct Args {
     no_enable: bool,
 }
 
-pub fn run(_context: &Context, _args: &Args) -> Result<u8> {
+pub fn run(context: &Context, args: &Args) -> Result<u8> {
+    context.require_root("install")?;
+    // A wrong configuration is better found while an image is built than when a node boots.
+    let config = context.load(&Overrides::default())?;
+    let options = install::Options {
+        target: config.target,
+        enable: !args.no_enable,
+        // Not current_exe(): this one opens even where the file has been replaced meanwhile.
+        binary: PathBuf::from("/proc/self/exe"),
+    };
+    let mut done = install::install(&context.root, &options)?;
+    for line in &done {
+        tracing::info!("{line}");
+    }
+    if !done.is_empty()
+        && let Err(error) = apply::systemd::reload(&context.root)
+    {
+        // The next boot reads everything anyway.
+        tracing::warn!("{error}");
+        done.push(format!("note: {error}"));
+    }
+    if done.is_empty() {
+        done.push("nothing to do: everything is in place".into());
+    }
+    if !context.logging.stdout_is_journal {
+        output::text(&done.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+    }
     Ok(0)
 }

@@ -1,6 +1,9 @@
-//! `nvme-agent status`.
-use super::{Context, Format};
+//! `nvme-agent status`: what is there now, its health, and why.
+
+use super::{Context, Format, output};
+use crate::config::{Config, Overrides};
 use crate::error::Result;
+use crate::status;
 
 /// Print what is there now, its health, and why
 ///
@@ -12,6 +15,16 @@ pub struct Args {
     output: Format,
 }
 
-pub fn run(_context: &Context, _args: &Args) -> Result<u8> {
-    Ok(12)
+pub fn run(context: &Context, args: &Args) -> Result<u8> {
+    // A wrong configuration is one of the things that status is asked about: it must not keep it from answering.
+    let (config, problems) = match context.load(&Overrides::default()) {
+        Ok(config) => (config, Vec::new()),
+        Err(error) => (Config::default(), vec![format!("configuration: {error}")]),
+    };
+    let report = status::report(&context.root, &config, problems);
+    match args.output {
+        Format::Text => output::text(&report.to_string())?,
+        Format::Json => output::json(&report)?,
+    }
+    Ok(report.state.exit_code())
 }

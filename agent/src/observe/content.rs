@@ -168,3 +168,7 @@ fn superblock_of(kind: &str, block: &[u8]) -> Option<Filesystem> {
         label: Some(label).filter(|label| !label.is_empty()),
     })
 }
+
+#[cfg(test)]
+#[path = "content_tests.rs"]
+mod tests;

@@ -1,11 +1,37 @@
 //! plan: a pure function from what was observed and what is configured to typed steps, or to a refusal.
 //!
-//! All judgement is here. Nothing in this module does I/O.
+//! All judgement is here. Nothing in this module does I/O. The decision table ([`plan`] follows it from the top):
+//!
+//! | found | do |
+//! |---|---|
+//! | target is a file, a symlink, or mounted from something that is not ours | refuse |
+//! | target mounted from our array or drive | keep: repair persistence, options, directories |
+//! | a PCI function without a live controller, fewer drives than `expect_drives` | drive missing |
+//! | no drive | `absent`, nothing written |
+//! | a drive in use, read-only or unreadable | refuse, also under `--wipe-foreign` |
+//! | an intent record names exactly these drives, and nothing else is on them | redo the job with its UUIDs |
+//! | all blank (or unknown data that the policy takes for blank) | create |
+//! | all members of one set, roles complete, not running | assemble read-only, look again |
+//! | the array runs, or there is one drive: blank | make the filesystem |
+//! | ... ext4 or xfs with evidence that it is the target's | adopt as it is |
+//! | ... anything else | refuse; `--wipe-foreign` wipes and creates |
+//! | fewer drives than raid_disks | member missing |
+//! | as many drives as raid_disks, some blank, the set is ours by evidence | recreate, loudly |
+//! | the same without evidence, or with unknown data | refuse |
+//! | several sets, roles twice, members that disagree | refuse |
 
+mod build;
+mod decide;
+mod evidence;
+mod files;
+mod set;
 mod step;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use decide::plan;
 pub use step::{MemberRef, Step, Stripe};
 
 /// What `setup` would do.

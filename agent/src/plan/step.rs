@@ -66,8 +66,10 @@ pub enum Step {
     ClearIntent,
     /// Put the staged mount on the target, in one step.
     Expose { target: String },
-    /// Directories under a target that is mounted already.
-    Directories { target: String, directories: Vec<Directory> },
+    /// Mount options of a target that is mounted already.
+    Remount { target: String, options: Vec<String> },
+    /// Root inode's mode (where it is wrong) and the directories of a target that is mounted already.
+    Directories { target: String, mode: Option<u32>, directories: Vec<Directory> },
     /// Remember what we made (not an intent: evidence that a set is ours).
     RecordSet { record: Identity },
     /// Put our line into fstab (or repair it), whole new text of the file.
@@ -106,6 +108,7 @@ impl Step {
             Step::Prepare { .. } => "prepare",
             Step::ClearIntent => "clear-intent",
             Step::Expose { .. } => "expose",
+            Step::Remount { .. } => "remount",
             Step::Directories { .. } => "directories",
             Step::RecordSet { .. } => "record-set",
             Step::Fstab { .. } => "fstab",
@@ -173,7 +176,11 @@ impl fmt::Display for Step {
             }
             Step::ClearIntent => write!(f, "remove the intent record"),
             Step::Expose { target } => write!(f, "put the mount on {target}"),
-            Step::Directories { target, directories } => {
+            Step::Remount { target, options } => write!(f, "remount {target} with {}", options.join(",")),
+            Step::Directories { target, mode, directories } => {
+                if let Some(mode) = mode {
+                    write!(f, "set {target} to mode {mode:04o}; ")?;
+                }
                 write!(f, "make {} directories under {target}", directories.len())
             }
             Step::RecordSet { record } => write!(f, "remember filesystem {} as ours", record.fs_uuid),

@@ -1,0 +1,448 @@
+//! The executor on a fixture root, and for real on loop devices in a mount namespace of its own.
+
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::config::Directory;
+use crate::plan::{Outcome, Promise};
+
+const SIZE: u64 = 512 << 20;
+
+fn plan(steps: Vec<Step>) -> Plan {
+    Plan { outcome: Outcome::Create, steps, look_again: false, notes: Vec::new(), promise: None }
+}
+
+fn identity() -> Identity {
+    Identity {
+        version: 1,
+        serials: vec!["AWS1".into()],
+        array_uuid: None,
+        fs_uuid: Uuid::from_u128(7),
+        filesystem: "ext4".into(),
+        target: "/tmp".into(),
+    }
+}
+
+fn make_step(device: &str, kind: FsKind) -> Step {
+    Step::MakeFilesystem {
+        device: device.into(),
+        kind,
+        uuid: identity().fs_uuid,
+        label: "nvme-tmp".into(),
+        size: SIZE,
+        stripe: None,
+        blank: true,
+    }
+}
+
+/// A root with one drive, a sparse file.
+fn fixture() -> (tempfile::TempDir, Root) {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    for path in ["etc", "dev", "tmp", "sys/block/nvme1n1/device", "usr/sbin"] {
+        std::fs::create_dir_all(dir.path().join(path)).unwrap();
+    }
+    std::fs::File::create(dir.path().join("dev/nvme1n1")).unwrap().set_len(SIZE).unwrap();
+    let sys = dir.path().join("sys/block/nvme1n1");
+    std::fs::write(sys.join("size"), format!("{}\n", SIZE / 512)).unwrap();
+    std::fs::write(sys.join("device/serial"), "AWS1\n").unwrap();
+    std::fs::write(sys.join("uevent"), "").unwrap();
+    for name in ["mkfs.ext4", "mkfs.xfs"] {
+        let path = dir.path().join("usr/sbin").join(name);
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let root = Root::new(dir.path());
+    (dir, root)
+}
+
+fn context(root: &Root, files: Files) -> Context {
+    let inventory = Inventory { files, ..Inventory::default() };
+    Context::new(root.clone(), &Config::default(), &inventory)
+}
+
+fn has_ext4() -> bool {
+    let there = Path::new("/usr/sbin/mkfs.ext4").exists();
+    if !there {
+        eprintln!("skipped: no mkfs.ext4");
+    }
+    there
+}
+
+fn fstab(text: &str) -> Step {
+    Step::Fstab { path: "/etc/fstab".into(), text: text.into(), change: "add our line".into() }
+}
+
+#[test]
+fn persistence_that_fails_is_noted_and_the_rest_is_done() {
+    let (dir, root) = fixture();
+    std::fs::write(dir.path().join("etc/fstab"), "changed by somebody\n").unwrap();
+    let mut context = context(&root, Files { fstab: Some("as planned\n".into()), ..Files::default() });
+    let steps = vec![
+        fstab("ours\n"),
+        Step::MdadmConf { path: "/etc/mdadm.conf".into(), text: "ARRAY\n".into(), change: "new".into() },
+        Step::Tmpfiles { path: "/etc/tmpfiles.d/tmp.conf".into(), text: "q /tmp\n".into() },
+        Step::RecordSet { record: identity() },
+        Step::ReloadSystemd,
+    ];
+    let times = apply(&plan(steps), &mut context).unwrap();
+    let ok: Vec<(&str, bool)> = times.iter().map(|t| (t.step, t.ok)).collect();
+    assert_eq!(
+        ok,
+        [
+            ("fstab", false),
+            ("mdadm-conf", true),
+            ("tmpfiles", true),
+            ("record-set", true),
+            ("reload-systemd", true)
+        ]
+    );
+    let problems: Vec<String> = context.problems().collect();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("fstab: ") && problems[0].contains("etc/fstab"), "{problems:?}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("etc/fstab")).unwrap(), "changed by somebody\n");
+    assert_eq!(std::fs::read_to_string(dir.path().join("etc/mdadm.conf")).unwrap(), "ARRAY\n");
+    assert_eq!(std::fs::read_to_string(dir.path().join("etc/tmpfiles.d/tmp.conf")).unwrap(), "q /tmp\n");
+    let record = std::fs::read_to_string(root.join(RECORD_PATH)).unwrap();
+    assert_eq!(serde_json::from_str::<Identity>(&record).unwrap(), identity());
+    // A second edit goes on from the first one's text.
+    let again =
+        Step::MdadmConf { path: "/etc/mdadm.conf".into(), text: "ARRAY 2\n".into(), change: "x".into() };
+    apply(&plan(vec![again]), &mut context).unwrap();
+    assert_eq!(std::fs::read_to_string(dir.path().join("etc/mdadm.conf")).unwrap(), "ARRAY 2\n");
+    assert_eq!(context.times().len(), 6);
+}
+
+#[test]
+fn any_other_failure_ends_the_run_and_names_the_step() {
+    let (dir, root) = fixture();
+    let mut context = context(&root, Files { fstab: None, ..Files::default() });
+    let prepare = Step::Prepare {
+        target: "/tmp".into(),
+        mode: Some(0o1777),
+        uid: 0,
+        gid: 0,
+        selinux: None,
+        directories: Vec::new(),
+    };
+    let steps = vec![Step::RecordIntent { intent: identity() }, prepare, Step::ClearIntent, fstab("ours\n")];
+    let error = apply(&plan(steps), &mut context).unwrap_err();
+    assert!(error.to_string().starts_with("step prepare failed: nothing is staged for /tmp"), "{error}");
+    assert_eq!((error.exit_code(), error.reason().as_str()), (7, "PrepareFailed"));
+    assert!(!dir.path().join("etc/fstab").exists(), "went on after a failure");
+    assert!(root.join(INTENT_PATH).exists(), "the next run must find the intent");
+    let times: Vec<(&str, bool)> = context.times().iter().map(|t| (t.step, t.ok)).collect();
+    assert_eq!(times, [("record-intent", true), ("prepare", false)]);
+}
+
+#[test]
+fn no_filesystem_and_no_array_is_made_without_its_intent() {
+    if !has_ext4() {
+        return;
+    }
+    let (dir, root) = fixture();
+    let drive = dir.path().join("dev/nvme1n1");
+    let member = MemberRef { path: "/dev/nvme1n1".into(), serial: "AWS1".into(), sectors: SIZE / 512 };
+    let array = Step::CreateArray {
+        array: "/dev/md0".into(),
+        uuid: Uuid::from_u128(9),
+        name: "any:md0".into(),
+        chunk_bytes: 512 << 10,
+        members: vec![member],
+    };
+    let other = Identity { fs_uuid: Uuid::from_u128(8), ..identity() };
+    for before in [vec![], vec![Step::RecordIntent { intent: other }]] {
+        for step in [make_step("/dev/nvme1n1", FsKind::Ext4), array.clone()] {
+            let mut steps = before.clone();
+            steps.push(step);
+            let error = apply(&plan(steps), &mut context(&root, Files::default())).unwrap_err().to_string();
+            assert!(error.contains("no intent record for what would be made"), "{error}");
+            assert_eq!(std::fs::metadata(&drive).unwrap().blocks(), 0, "something was written");
+        }
+    }
+    let steps = vec![Step::RecordIntent { intent: identity() }, make_step("/dev/nvme1n1", FsKind::Ext4)];
+    apply(&plan(steps.clone()), &mut context(&root, Files::default())).unwrap();
+    assert_ne!(std::fs::metadata(&drive).unwrap().blocks(), 0);
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join("sys/block/nvme1n1/uevent")).unwrap(),
+        "change\n",
+        "udev was not told of the new filesystem"
+    );
+    // Not the size that was planned for.
+    std::fs::write(dir.path().join("sys/block/nvme1n1/size"), "8\n").unwrap();
+    let error = apply(&plan(steps), &mut context(&root, Files::default())).unwrap_err().to_string();
+    assert!(error.contains("has 4096 bytes, the plan was made for"), "{error}");
+}
+
+#[test]
+fn drives_stay_locked_over_a_second_look_and_no_longer() {
+    let (dir, root) = fixture();
+    let drive = dir.path().join("dev/nvme1n1");
+    let free = || {
+        let file = std::fs::File::open(&drive).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok()
+    };
+    let member = MemberRef { path: "/dev/nvme1n1".into(), serial: "AWS1".into(), sectors: SIZE / 512 };
+    let wipe = Step::Wipe { devices: vec![member.clone()], why: "a test".into() };
+    let mut context = context(&root, Files::default());
+    apply(&Plan { look_again: true, ..plan(vec![wipe.clone()]) }, &mut context).unwrap();
+    assert!(!free());
+    apply(&plan(vec![wipe.clone()]), &mut context).unwrap();
+    assert!(free());
+    // A failure lets go, also when it was to look again.
+    let wrong =
+        Step::Wipe { devices: vec![MemberRef { serial: "AWS2".into(), ..member }], why: "a test".into() };
+    apply(&Plan { look_again: true, ..plan(vec![wipe, wrong]) }, &mut context).unwrap_err();
+    assert!(free());
+}
+
+#[test]
+fn every_step_has_its_failpoint() {
+    let step_names = [
+        Step::DropStaleIntent,
+        Step::RecordIntent { intent: identity() },
+        Step::ClearIntent,
+        make_step("/dev/x", FsKind::Xfs),
+        Step::Expose { target: "/tmp".into() },
+        Step::ReloadSystemd,
+        fstab(""),
+    ]
+    .map(|s| s.name());
+    assert!(step_names.iter().all(|name| FAILPOINTS.contains(name)));
+    let mut unique = FAILPOINTS.to_vec();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), FAILPOINTS.len());
+}
+
+/// Runs the ignored test `name` of this file as root in a mount namespace of its own, where /tmp, /var/lib and /run are
+/// tmpfs: what it mounts and writes there is gone afterwards.
+fn in_namespace(name: &str) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root, for mounts and loop devices");
+        return;
+    }
+    let script =
+        "mount -t tmpfs none /var/lib && mount -t tmpfs none /run && mount -t tmpfs none /tmp && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args([&format!("apply::tests::{name}"), "--exact", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    if text.contains("skipped:") {
+        eprintln!("{text}");
+    }
+}
+
+/// A loop device over a sparse file; detached when dropped.
+struct Loop {
+    device: String,
+    _file: tempfile::NamedTempFile,
+}
+
+impl Loop {
+    fn new() -> Option<Loop> {
+        let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+        file.as_file().set_len(SIZE).unwrap();
+        let output = Command::new("losetup").args(["-f", "--show"]).arg(file.path()).output().ok()?;
+        let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        if !output.status.success() || device.is_empty() {
+            eprintln!("skipped: no loop device to be had");
+            return None;
+        }
+        Some(Loop { device, _file: file })
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.device]).status();
+    }
+}
+
+fn whole_job(device: &str, kind: FsKind, target: &str, options: &str) -> Vec<Step> {
+    let directory = |path: &str| Directory {
+        path: path.into(),
+        owner: "1000".into(),
+        group: "1000".into(),
+        mode: 0o700,
+        selinux_type: None,
+    };
+    vec![
+        Step::RecordIntent { intent: identity() },
+        make_step(device, kind),
+        Step::Stage { device: device.into(), kind, options: vec![options.into()] },
+        Step::Prepare {
+            target: target.into(),
+            mode: Some(0o1777),
+            uid: 0,
+            gid: 0,
+            selinux: None,
+            directories: vec![directory("spill"), directory("no/../way")],
+        },
+        Step::ClearIntent,
+        Step::Expose { target: target.into() },
+    ]
+}
+
+fn mounts_at(target: &str) -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    text.lines().filter(|l| l.split(' ').nth(4) == Some(target)).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_whole_job_on_a_loop_device() {
+    in_namespace("inside_the_whole_job");
+}
+
+#[test]
+#[ignore = "run by the_whole_job_on_a_loop_device"]
+fn inside_the_whole_job() {
+    for kind in [FsKind::Ext4, FsKind::Xfs] {
+        let known = std::fs::read_to_string("/proc/filesystems").unwrap().contains(kind.as_str());
+        if mkfs::program(&Root::default(), kind).is_err() || !known {
+            eprintln!("skipped: no {kind} here");
+            continue;
+        }
+        let Some(device) = Loop::new() else { return };
+        let root = Root::default();
+        let mut context = context(&root, Files::default());
+        std::fs::create_dir_all("/tmp/systemd-private-1-x.service-y/tmp").unwrap();
+        let covered = mounts_at("/tmp").len();
+        let job = whole_job(&device.device, kind, "/tmp", "noatime,nosuid,nodev,nofail");
+        let times = apply(&plan(job.clone()), &mut context).unwrap();
+        println!("{times:#?}");
+
+        let mounts = mounts_at("/tmp");
+        assert_eq!(mounts.len(), covered + 1, "{mounts:?}");
+        let line = mounts.last().unwrap();
+        assert!(line.contains(" rw,nosuid,nodev,noatime ") && line.contains(&device.device), "{line}");
+        let tmp = std::fs::metadata("/tmp").unwrap();
+        assert_eq!((tmp.mode() & 0o7777, tmp.uid()), (0o1777, 0));
+        let spill = std::fs::metadata("/tmp/spill").unwrap();
+        assert_eq!((spill.mode() & 0o7777, spill.uid(), spill.gid()), (0o700, 1000, 1000));
+        assert!(Path::new("/tmp/systemd-private-1-x.service-y/tmp").is_dir());
+        // The directory that is wrong is noted, and kept nobody from the rest.
+        let prepare = times.iter().find(|t| t.step == "prepare").unwrap();
+        assert!(prepare.error.as_ref().unwrap().contains("no/../way"), "{prepare:?}");
+        assert_eq!(context.problems().count(), 1);
+        assert!(!Path::new(INTENT_PATH).exists());
+        assert!(!Path::new("/dev").join(format!(".nvme-agent-{}", &device.device[5..])).exists());
+
+        // Nobody can do it over: the device is busy, and the mount stays.
+        std::fs::write("/tmp/data", "precious").unwrap();
+        let error = apply(&plan(job), &mut context).unwrap_err().to_string();
+        assert!(error.contains("make-filesystem"), "{error}");
+        assert_eq!(std::fs::read_to_string("/tmp/data").unwrap(), "precious");
+        assert_eq!(mounts_at("/tmp").len(), covered + 1);
+
+        // Directories of a mounted target: only where it is the promised device.
+        let promise = |device: &str| Promise {
+            target: "/tmp".into(),
+            device: device.into(),
+            filesystem: kind.to_string(),
+            fs_uuid: String::new(),
+            array_uuid: None,
+            serials: Vec::new(),
+            layout: "single".into(),
+            options: Vec::new(),
+            mode: None,
+        };
+        let directories = vec![Directory {
+            path: "late".into(),
+            owner: "root".into(),
+            group: "root".into(),
+            mode: 0o711,
+            selinux_type: None,
+        }];
+        let step = Step::Directories { target: "/tmp".into(), mode: None, directories };
+        let with = |name: &str| Plan { promise: Some(promise(name)), ..plan(vec![step.clone()]) };
+        apply(&with(&device.device[5..]), &mut context).unwrap();
+        assert_eq!(std::fs::metadata("/tmp/late").unwrap().mode() & 0o7777, 0o711);
+        std::fs::remove_dir("/tmp/late").unwrap();
+        Command::new("umount").arg("/tmp").status().unwrap();
+        let error = apply(&with(&device.device[5..]), &mut context).unwrap_err().to_string();
+        assert!(error.contains("/tmp is on device"), "{error}");
+        assert!(!Path::new("/tmp/late").exists());
+    }
+}
+
+#[test]
+fn a_mount_is_put_only_on_the_target_that_was_seen() {
+    in_namespace("inside_only_on_the_target_that_was_seen");
+}
+
+#[test]
+#[ignore = "run by a_mount_is_put_only_on_the_target_that_was_seen"]
+fn inside_only_on_the_target_that_was_seen() {
+    let Some(device) = Loop::new() else { return };
+    let root = Root::default();
+    std::fs::create_dir("/tmp/target").unwrap();
+    let stage = || Step::Stage {
+        device: device.device.as_str().into(),
+        kind: FsKind::Ext4,
+        options: vec!["noatime".into()],
+    };
+    let expose = || Step::Expose { target: "/tmp/target".into() };
+    let first =
+        plan(vec![Step::RecordIntent { intent: identity() }, make_step(&device.device, FsKind::Ext4)]);
+    apply(&first, &mut context(&root, Files::default())).unwrap();
+
+    // Something else was mounted on it between the look and the step.
+    let mut late = context(&root, Files::default());
+    apply(&Plan { look_again: true, ..plan(vec![stage()]) }, &mut late).unwrap();
+    assert_eq!(mounts_at("/tmp/target").len(), 0, "seen before it was exposed");
+    late.covered = place_at(&root, "/tmp/target").unwrap();
+    Command::new("mount").args(["-t", "tmpfs", "none", "/tmp/target"]).status().unwrap();
+    let error = apply(&plan(vec![expose()]), &mut late).unwrap_err().to_string();
+    assert!(error.contains("/tmp/target changed while the filesystem was made"), "{error}");
+    assert_eq!(mounts_at("/tmp/target").len(), 1);
+    Command::new("umount").arg("/tmp/target").status().unwrap();
+
+    // systemd has mounted the very filesystem by fstab meanwhile.
+    let mut late = context(&root, Files::default());
+    apply(&Plan { look_again: true, ..plan(vec![stage()]) }, &mut late).unwrap();
+    late.covered = place_at(&root, "/tmp/target").unwrap();
+    Command::new("mount").args([&device.device, "/tmp/target"]).status().unwrap();
+    let error = apply(&plan(vec![expose()]), &mut late).unwrap_err().to_string();
+    assert!(error.contains("has our filesystem mounted already"), "{error}");
+    assert_eq!(mounts_at("/tmp/target").len(), 1);
+    Command::new("umount").arg("/tmp/target").status().unwrap();
+
+    // A symlink is not followed, a file is none.
+    std::os::unix::fs::symlink("/tmp/target", "/tmp/link").unwrap();
+    let error = apply(
+        &plan(vec![stage(), Step::Expose { target: "/tmp/link".into() }]),
+        &mut context(&root, Files::default()),
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(error.contains("/tmp/link"), "{error}");
+
+    // What the kernel says about an option reaches the operator.
+    let bad = Step::Stage {
+        device: device.device.as_str().into(),
+        kind: FsKind::Ext4,
+        options: vec!["data=nonsense".into()],
+    };
+    let error = apply(&plan(vec![bad]), &mut context(&root, Files::default())).unwrap_err().to_string();
+    assert!(error.contains(&device.device) && error.contains("data"), "{error}");
+
+    // A target that is missing is made, and then it works.
+    let steps = vec![
+        Step::CreateTarget { path: "/tmp/new/deep".into() },
+        stage(),
+        Step::Expose { target: "/tmp/new/deep".into() },
+    ];
+    apply(&plan(steps), &mut context(&root, Files::default())).unwrap();
+    assert_eq!(mounts_at("/tmp/new/deep").len(), 1);
+    Command::new("umount").arg("/tmp/new/deep").status().unwrap();
+}

@@ -1,0 +1,447 @@
+//! Builds the steps of each outcome. The order of the steps is the design's: intent, destruction, stage, intent gone, exposure.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::decide::top_mount;
+use super::evidence;
+use super::files::persist;
+use super::set::Set;
+use super::step::{MemberRef, Step, Stripe};
+use super::{Outcome, Plan, Promise, Reason, Refusal};
+use crate::config::Config;
+use crate::intent::Identity;
+use crate::md::geometry;
+use crate::observe::{Array, Content, DevNum, Drive, Filesystem, Inventory, Mount, TargetKind};
+
+/// What carries, or will carry, the filesystem.
+pub struct Device<'a> {
+    pub name: String,
+    pub path: PathBuf,
+    pub array: Option<&'a Array>,
+    pub array_uuid: Option<Uuid>,
+    pub serials: Vec<String>,
+    pub content: &'a Content,
+}
+
+impl<'a> Device<'a> {
+    pub fn drive(drive: &'a Drive) -> Self {
+        Device {
+            name: drive.name.clone(),
+            path: drive.path(),
+            array: None,
+            array_uuid: None,
+            serials: vec![drive.serial.clone()],
+            content: &drive.content,
+        }
+    }
+
+    pub fn array(array: &'a Array, set: &Set) -> Self {
+        Device {
+            name: array.name.clone(),
+            path: array.path(),
+            array: Some(array),
+            array_uuid: Some(set.uuid),
+            serials: sorted(set.present().map(|d| d.serial.clone())),
+            content: &array.content,
+        }
+    }
+
+    /// The drive or array of ours that a mount comes from.
+    pub fn mounted(inventory: &'a Inventory, mount: &Mount) -> Option<Self> {
+        let is_it = |dev: DevNum| dev == mount.dev && dev.major != 0;
+        if let Some(drive) = inventory.drives.iter().find(|d| is_it(d.dev)) {
+            return Some(Device::drive(drive));
+        }
+        let array = inventory.arrays.iter().find(|a| is_it(a.dev))?;
+        let members: Option<Vec<&Drive>> =
+            array.members.iter().map(|m| inventory.drives.iter().find(|d| d.name == *m)).collect();
+        let members = members.filter(|m| !m.is_empty())?;
+        Some(Device {
+            name: array.name.clone(),
+            path: array.path(),
+            array: Some(array),
+            array_uuid: array.uuid,
+            serials: sorted(members.iter().map(|d| d.serial.clone())),
+            content: &array.content,
+        })
+    }
+
+    pub fn in_words(&self) -> String {
+        match self.array {
+            None => format!("{} ({})", self.path.display(), self.serials.join(", ")),
+            Some(array) => format!("{} (array of {})", self.path.display(), array.members.join(", ")),
+        }
+    }
+
+    fn layout(&self) -> String {
+        match self.array {
+            None => "single".into(),
+            Some(array) if array.level.is_empty() => "raid0".into(),
+            Some(array) => array.level.clone(),
+        }
+    }
+}
+
+fn sorted(serials: impl Iterator<Item = String>) -> Vec<String> {
+    let mut list: Vec<String> = serials.collect();
+    list.sort_unstable();
+    list
+}
+
+fn member(drive: &Drive) -> MemberRef {
+    MemberRef { path: drive.path(), serial: drive.serial.clone(), sectors: drive.sectors }
+}
+
+/// Why, and by what licence, a filesystem is made.
+pub struct Make<'a> {
+    outcome: Outcome,
+    intent: Option<&'a Identity>,
+    /// Drives whose signatures go first.
+    wipe: Vec<&'a Drive>,
+    array_uuid: Option<Uuid>,
+    note: Option<String>,
+}
+
+impl<'a> Make<'a> {
+    pub fn creating() -> Self {
+        Make { outcome: Outcome::Create, intent: None, wipe: Vec::new(), array_uuid: None, note: None }
+    }
+
+    pub fn wiping(drives: Vec<&'a Drive>) -> Self {
+        Make { wipe: drives, ..Make::creating() }
+    }
+
+    pub fn finishing(intent: &'a Identity) -> Self {
+        let note = Some("an interrupted setup is finished with its UUIDs".into());
+        Make { outcome: Outcome::Finish, intent: Some(intent), note, ..Make::creating() }
+    }
+
+    pub fn rebuilding(set: &Set, why: String) -> Self {
+        let note = format!(
+            "REBUILD: {} of {} members are blank, so the stripe is gone for good; it is made anew because {why}",
+            set.by_role.iter().filter(|d| d.is_none()).count(),
+            set.first.raid_disks
+        );
+        Make { outcome: Outcome::Recreate, array_uuid: Some(set.uuid), note: Some(note), ..Make::creating() }
+    }
+}
+
+pub fn absent() -> Plan {
+    Plan { outcome: Outcome::Absent, steps: Vec::new(), look_again: false, notes: Vec::new(), promise: None }
+}
+
+/// Lowest md number that no array has, counting those that a plan stops first as gone.
+fn free_name(inventory: &Inventory, stopped: &[PathBuf]) -> String {
+    let taken = |name: &str| inventory.arrays.iter().any(|a| a.name == name && !stopped.contains(&a.path()));
+    (0..).map(|n| format!("md{n}")).find(|name| !taken(name)).unwrap_or_else(|| "md0".into())
+}
+
+/// Arrays, running or not, that hold any of the drives.
+fn holding<'a>(inventory: &'a Inventory, drives: &'a [&Drive]) -> impl Iterator<Item = &'a Array> {
+    inventory.arrays.iter().filter(|a| drives.iter().any(|d| a.members.contains(&d.name)))
+}
+
+/// Start a complete set, to see what is on it.
+pub fn assemble(inventory: &Inventory, set: &Set) -> Plan {
+    let drives: Vec<&Drive> = set.present().collect();
+    let stopped: Vec<PathBuf> = holding(inventory, &drives).map(Array::path).collect();
+    let wished = set.first.set_name.rsplit(':').next().unwrap_or_default();
+    let is_md = wished.strip_prefix("md").is_some_and(|n| n.len() < 4 && n.parse::<u16>().is_ok());
+    let taken = inventory.arrays.iter().any(|a| a.name == wished && !stopped.contains(&a.path()));
+    let name = if is_md && !taken { wished.to_string() } else { free_name(inventory, &stopped) };
+    let mut steps: Vec<Step> = stopped.into_iter().map(|array| Step::StopArray { array }).collect();
+    steps.push(Step::AssembleArray {
+        array: PathBuf::from("/dev").join(name),
+        uuid: set.uuid,
+        members: drives.into_iter().map(member).collect(),
+    });
+    Plan { outcome: Outcome::Assemble, steps, look_again: true, notes: Vec::new(), promise: None }
+}
+
+/// The steps that make a filesystem on all drives and put it on the target.
+///
+/// # Errors
+/// mkfs is not there, or a file of the host cannot be edited.
+pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, Refusal> {
+    let kind = config.filesystem;
+    if !inventory.host.mkfs.iter().any(|k| k == kind.as_str()) {
+        return Err(Refusal {
+            reason: Reason::MkfsMissing,
+            found: vec![format!("mkfs.{kind} is in none of /usr/sbin, /usr/bin, /sbin, /bin")],
+            next: format!("Install {}.", if kind.as_str() == "xfs" { "xfsprogs" } else { "e2fsprogs" }),
+        });
+    }
+    let drives: Vec<&Drive> = inventory.drives.iter().collect();
+    let mut steps = stale_intent(inventory);
+    let kept = running_array(inventory, &make);
+    let fs_uuid = make
+        .intent
+        .map(|i| i.fs_uuid)
+        .or_else(|| evidence::known_fs_uuid(inventory, config))
+        .unwrap_or(inventory.fresh.filesystem);
+    let array_uuid = match (&kept, drives.len()) {
+        (Some((_, uuid)), _) => Some(*uuid),
+        (None, 1) => None,
+        (None, _) => Some(
+            make.array_uuid
+                .or_else(|| make.intent.and_then(|i| i.array_uuid))
+                .or_else(|| evidence::known_array_uuid(inventory, config))
+                .unwrap_or(inventory.fresh.array),
+        ),
+    };
+    let identity = Identity {
+        version: 1,
+        serials: sorted(drives.iter().map(|d| d.serial.clone())),
+        array_uuid,
+        fs_uuid,
+        filesystem: kind.as_str().into(),
+        target: config.target.clone(),
+    };
+    steps.push(Step::RecordIntent { intent: identity.clone() });
+    let (name, stripe, size) = match (kept, array_uuid) {
+        (Some((array, _)), _) => {
+            if array.read_only {
+                steps.push(Step::ReadWrite { array: array.path() });
+            }
+            let stripe = (array.chunk_bytes > 0)
+                .then_some(Stripe { chunk_bytes: array.chunk_bytes, members: array.members.len() as u32 });
+            (array.name.clone(), stripe, array.sectors * 512)
+        }
+        (None, uuid) => {
+            let stopped: Vec<PathBuf> = holding(inventory, &drives).map(Array::path).collect();
+            steps.extend(stopped.iter().map(|array| Step::StopArray { array: array.clone() }));
+            if !make.wipe.is_empty() {
+                let why = "--wipe-foreign gives up what is on it".into();
+                steps.push(Step::Wipe { devices: make.wipe.iter().copied().map(member).collect(), why });
+            }
+            match uuid {
+                None => (drives[0].name.clone(), None, drives[0].sectors * 512),
+                Some(uuid) => {
+                    let name = free_name(inventory, &stopped);
+                    steps.push(Step::CreateArray {
+                        array: PathBuf::from("/dev").join(&name),
+                        uuid,
+                        // homehost `any` is local on every host: it never becomes md127.
+                        name: format!("any:{name}"),
+                        chunk_bytes: config.chunk,
+                        members: drives.iter().copied().map(member).collect(),
+                    });
+                    let stripe = Stripe { chunk_bytes: config.chunk, members: drives.len() as u32 };
+                    (name, Some(stripe), array_size(&drives, config.chunk))
+                }
+            }
+        }
+    };
+    let path = PathBuf::from("/dev").join(&name);
+    steps.push(Step::MakeFilesystem {
+        device: path.clone(),
+        kind,
+        uuid: fs_uuid,
+        label: config.fs_label(),
+        size,
+        stripe,
+        blank: drives.iter().all(|d| d.content == Content::Blank),
+    });
+    let promise = Promise {
+        target: config.target.clone(),
+        device: name,
+        filesystem: kind.as_str().into(),
+        fs_uuid: fs_uuid.to_string(),
+        array_uuid,
+        serials: identity.serials.clone(),
+        layout: if stripe.is_some() { "raid0" } else { "single" }.into(),
+        options: visible_options(config),
+        mode: Some(wanted_mode(inventory, config)),
+    };
+    steps.extend(put_on_target(inventory, config, path, promise.mode, &promise.filesystem, true));
+    steps.push(Step::RecordSet { record: identity });
+    steps.extend(persist(inventory, config, &promise)?);
+    let notes = make.note.into_iter().chain(hidden_files(inventory)).collect();
+    Ok(Plan { outcome: make.outcome, steps, look_again: false, notes, promise: Some(promise) })
+}
+
+/// Bytes of the RAID0 that the drives make: md uses whole chunks of each member, of any size (zones).
+fn array_size(drives: &[&Drive], chunk_bytes: u64) -> u64 {
+    let chunk = (chunk_bytes / 512) as u32;
+    let offset = geometry::data_offset(drives[0].sectors, chunk);
+    let whole =
+        |d: &&Drive| geometry::data_size(d.sectors, offset, chunk).unwrap_or(0) / u64::from(chunk.max(1));
+    drives.iter().map(whole).sum::<u64>() * chunk_bytes
+}
+
+/// A running array of exactly the set that the plan is about, which then needs no making.
+fn running_array<'a>(inventory: &'a Inventory, make: &Make) -> Option<(&'a Array, Uuid)> {
+    if !make.wipe.is_empty() || make.array_uuid.is_some() {
+        return None;
+    }
+    let set = Set::of(inventory).ok().flatten().filter(Set::is_complete)?;
+    if make.intent.is_some_and(|i| i.array_uuid != Some(set.uuid)) {
+        return None;
+    }
+    let array = inventory
+        .arrays
+        .iter()
+        .find(|a| a.is_running() && set.present().all(|d| a.members.contains(&d.name)))?;
+    Some((array, set.uuid))
+}
+
+/// A filesystem with evidence is mounted as it is.
+pub fn adopt(
+    inventory: &Inventory,
+    config: &Config,
+    device: &Device,
+    fs: &Filesystem,
+    why: String,
+) -> Result<Plan, Refusal> {
+    // /tmp must be writable for everyone whoever made it; another directory's mode is its owner's business.
+    let mode = (config.target == "/tmp").then_some(0o1777);
+    let mut steps = stale_intent(inventory);
+    if let Some(array) = device.array.filter(|a| a.read_only) {
+        steps.push(Step::ReadWrite { array: array.path() });
+    }
+    steps.extend(put_on_target(inventory, config, device.path.clone(), mode, &fs.kind, false));
+    let mut notes = vec![format!("the {} filesystem {} is adopted as it is: {why}", fs.kind, fs.uuid)];
+    let unused: Vec<&str> = inventory
+        .drives
+        .iter()
+        .filter(|d| !device.serials.contains(&d.serial))
+        .map(|d| d.serial.as_str())
+        .collect();
+    if !unused.is_empty() {
+        notes.push(format!("blank drives that are not part of it stay unused: {}", unused.join(", ")));
+    }
+    notes.extend(hidden_files(inventory));
+    let promise = Promise {
+        target: config.target.clone(),
+        device: device.name.clone(),
+        filesystem: fs.kind.clone(),
+        fs_uuid: fs.uuid.clone(),
+        array_uuid: device.array_uuid,
+        serials: device.serials.clone(),
+        layout: device.layout(),
+        options: visible_options(config),
+        mode,
+    };
+    steps.extend(record_set(inventory, &promise));
+    steps.extend(persist(inventory, config, &promise)?);
+    Ok(Plan { outcome: Outcome::Adopt, steps, look_again: false, notes, promise: Some(promise) })
+}
+
+/// The target is mounted from our device: repair what is around it.
+pub fn keep(inventory: &Inventory, config: &Config, mount: &Mount, device: &Device) -> Result<Plan, Refusal> {
+    let (kind, fs_uuid) = match device.content {
+        Content::Filesystem(fs) => (fs.kind.clone(), fs.uuid.clone()),
+        other => {
+            return Err(Refusal {
+                reason: Reason::TargetUnsuitable,
+                found: vec![format!(
+                    "{} is mounted from {}, but its superblock reads as {other:?}",
+                    config.target,
+                    device.in_words()
+                )],
+                next: "The filesystem is damaged or of another kind than ext4 and xfs; look into the kernel log.".into(),
+            });
+        }
+    };
+    let mut steps = stale_intent(inventory);
+    let options = visible_options(config);
+    let has = |option: &String| mount.options.split(',').any(|o| o == option);
+    if !options.iter().all(has) {
+        steps.push(Step::Remount { target: config.target.clone(), options: config.options() });
+    }
+    let wrong_mode = config.target == "/tmp" && inventory.target.mode != Some(0o1777);
+    let mode = wrong_mode.then_some(0o1777);
+    if mode.is_some() || !config.directories.is_empty() {
+        let directories = config.directories.clone();
+        steps.push(Step::Directories { target: config.target.clone(), mode, directories });
+    }
+    let promise = Promise {
+        target: config.target.clone(),
+        device: device.name.clone(),
+        filesystem: kind,
+        fs_uuid,
+        array_uuid: device.array_uuid,
+        serials: device.serials.clone(),
+        layout: device.layout(),
+        options,
+        mode: (config.target == "/tmp").then_some(0o1777),
+    };
+    steps.extend(record_set(inventory, &promise));
+    steps.extend(persist(inventory, config, &promise)?);
+    Ok(Plan { outcome: Outcome::Keep, steps, look_again: false, notes: Vec::new(), promise: Some(promise) })
+}
+
+/// An intent that names drives of which none is here: an AMI baked from a live node, or a stop/start.
+fn stale_intent(inventory: &Inventory) -> Vec<Step> {
+    let stale = inventory
+        .intent
+        .as_ref()
+        .is_some_and(|i| !i.names_exactly(inventory.drives.iter().map(|d| d.serial.as_str())));
+    stale.then_some(Step::DropStaleIntent).into_iter().collect()
+}
+
+/// Evidence for later runs, where it is not written yet.
+fn record_set(inventory: &Inventory, promise: &Promise) -> Option<Step> {
+    let record = Identity {
+        version: 1,
+        serials: promise.serials.clone(),
+        array_uuid: promise.array_uuid,
+        fs_uuid: Uuid::try_parse(&promise.fs_uuid).ok()?,
+        filesystem: promise.filesystem.clone(),
+        target: promise.target.clone(),
+    };
+    (inventory.record.as_ref() != Some(&record)).then_some(Step::RecordSet { record })
+}
+
+/// From the filesystem to the target. The intent goes before exposure: what was ever exposed has no intent.
+fn put_on_target(
+    inventory: &Inventory,
+    config: &Config,
+    device: PathBuf,
+    mode: Option<u32>,
+    kind: &str,
+    intent: bool,
+) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if inventory.target.kind == TargetKind::Missing {
+        steps.push(Step::CreateTarget { path: config.target.clone() });
+    }
+    let (uid, gid) =
+        if config.target == "/tmp" { (0, 0) } else { (inventory.target.uid, inventory.target.gid) };
+    let kind = if kind == "xfs" { crate::config::FsKind::Xfs } else { crate::config::FsKind::Ext4 };
+    steps.push(Step::Stage { device, kind, options: config.options() });
+    steps.push(Step::Prepare {
+        target: config.target.clone(),
+        mode,
+        uid,
+        gid,
+        selinux: inventory.target.selinux.clone().filter(|_| inventory.host.selinux),
+        directories: config.directories.clone(),
+    });
+    let stale = inventory.intent.is_some() && stale_intent(inventory).is_empty();
+    if intent || stale {
+        steps.push(Step::ClearIntent);
+    }
+    steps.push(Step::Expose { target: config.target.clone() });
+    steps
+}
+
+/// 1777 for /tmp, else what the directory that gets covered has; 0755 where there is none.
+fn wanted_mode(inventory: &Inventory, config: &Config) -> u32 {
+    if config.target == "/tmp" { 0o1777 } else { inventory.target.mode.unwrap_or(0o755) }
+}
+
+/// Those of the configured options that mountinfo shows per mount.
+fn visible_options(config: &Config) -> Vec<String> {
+    const SHOWN: [&str; 6] = ["noatime", "nosuid", "nodev", "noexec", "nodiratime", "relatime"];
+    config.options().into_iter().filter(|o| SHOWN.contains(&o.as_str())).collect()
+}
+
+fn hidden_files(inventory: &Inventory) -> Option<String> {
+    let count = inventory.target.entries;
+    let on = top_mount(inventory, &inventory.target.path).map_or("the root volume", |m| m.fs_type.as_str());
+    (count > 0)
+        .then(|| format!("{count} entries of {} on {on} are hidden by the mount", inventory.target.path))
+}

@@ -1,0 +1,169 @@
+//! status: what is there now, how it is, and why.
+//!
+//! The state file says what the last setup of this boot came to; whether that still holds is judged from the live
+//! machine. Nothing here writes, starts a program, or fails because one part cannot be read: the report says which.
+
+mod judge;
+mod live;
+mod text;
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::root::Root;
+use crate::state::{State, StepTime, rfc3339};
+
+pub use judge::judge;
+pub use live::{Live, Usage};
+
+/// Format of the JSON. Grows when a field changes its meaning or goes, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// The verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Ready,
+    Degraded,
+    Failed,
+    Absent,
+    /// setup has not run in this boot.
+    #[default]
+    NotSetUp,
+}
+
+impl Verdict {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Ready => "ready",
+            Verdict::Degraded => "degraded",
+            Verdict::Failed => "failed",
+            Verdict::Absent => "absent",
+            Verdict::NotSetUp => "not-set-up",
+        }
+    }
+
+    /// Exit code of `status`.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Verdict::Ready | Verdict::Absent => 0,
+            Verdict::Degraded => 10,
+            Verdict::Failed => 11,
+            Verdict::NotSetUp => 12,
+        }
+    }
+}
+
+/// What `status` prints, as text or JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of the agent that reports.
+    pub agent: String,
+    /// When this was looked at, RFC 3339, UTC.
+    pub time: String,
+    pub state: Verdict,
+    /// CamelCase.
+    pub reason: String,
+    /// One sentence.
+    pub message: String,
+    /// What to do next; none where nothing needs doing.
+    pub next: Option<String>,
+    /// Since when the last setup's verdict holds; none where the live machine says otherwise, or setup has not run.
+    pub since: Option<String>,
+    /// `raid0`, `single`; empty where there is no storage.
+    pub layout: String,
+    pub target: String,
+    /// What is mounted on the target, topmost; none where nothing is.
+    pub mount: Option<MountPart>,
+    /// The array that carries the filesystem.
+    pub array: Option<ArrayPart>,
+    /// Candidate drives, and drives that setup used and that are gone, ordered by serial.
+    pub drives: Vec<DrivePart>,
+    /// The last setup of this boot.
+    pub last_setup: Option<SetupPart>,
+    pub persistence: PersistencePart,
+    /// Said aloud by the last setup.
+    pub notes: Vec<String>,
+    /// Parts that could not be read, and why.
+    pub unreadable: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MountPart {
+    pub source: String,
+    pub filesystem: String,
+    /// Per-mount options, then those of the superblock that are not among them.
+    pub options: String,
+    /// In bytes; none where it could not be read.
+    pub size_bytes: Option<u64>,
+    /// In bytes, what files take.
+    pub used_bytes: Option<u64>,
+    /// In bytes, for unprivileged users.
+    pub available_bytes: Option<u64>,
+    /// It is the filesystem that setup mounted and verified.
+    pub ours: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ArrayPart {
+    /// Kernel name, such as `md0`.
+    pub device: String,
+    pub level: String,
+    /// As the kernel says it: `clean`, `readonly`, `broken` ...
+    pub state: String,
+    pub chunk_bytes: u64,
+    pub members: Vec<String>,
+    /// How many there must be.
+    pub raid_disks: u32,
+    pub uuid: Option<uuid::Uuid>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DrivePart {
+    /// Kernel name; empty where the drive is gone.
+    pub device: String,
+    pub serial: String,
+    pub model: String,
+    pub size_bytes: u64,
+    /// `live`, `missing`, `unmatched` (by the configuration), or what the kernel says of its controller.
+    pub state: String,
+    /// setup used it.
+    pub used: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetupPart {
+    /// RFC 3339, UTC.
+    pub finished: String,
+    pub trigger: String,
+    /// In milliseconds.
+    pub duration_ms: u64,
+    pub agent: String,
+    pub steps: Vec<StepTime>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersistencePart {
+    pub in_order: bool,
+    pub problems: Vec<String>,
+}
+
+/// Looks at the machine under `root` and judges it. `problems` are the caller's own, to be told along.
+pub fn report(root: &Root, config: &Config, problems: Vec<String>) -> Report {
+    let mut unreadable = problems;
+    let state = State::load(root).unwrap_or_else(|error| {
+        unreadable.push(error.to_string());
+        None
+    });
+    // What was set up is where the state file says, whatever is configured by now.
+    let target =
+        state.as_ref().map(|s| s.target.as_str()).filter(|t| !t.is_empty()).unwrap_or(&config.target);
+    let mut live = Live::look(root, config, target);
+    unreadable.append(&mut live.problems);
+    live.problems = unreadable;
+    judge(config, state.as_ref(), &live, &rfc3339(SystemTime::now()))
+}

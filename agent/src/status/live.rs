@@ -1,0 +1,79 @@
+//! What status looks at: each part by itself, so that one that cannot be read takes no other with it.
+//!
+//! Only sysfs, proc and fstab, which never wait for a device. Drives are not asked who they are.
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::observe::sysfs::Sysfs;
+use crate::observe::{Array, Drive, Mount, Skipped, arrays, drives, mounts};
+use crate::persist::atomic;
+use crate::root::Root;
+
+/// The parts; none where one could not be read, and then `problems` says why.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Live {
+    pub mounts: Option<Vec<Mount>>,
+    pub drives: Option<Vec<Drive>>,
+    /// NVMe namespaces that this configuration does not match.
+    pub others: Vec<Skipped>,
+    pub arrays: Option<Vec<Array>>,
+    /// Text of fstab; empty where there is none.
+    pub fstab: Option<String>,
+    /// Of what is mounted on the target.
+    pub usage: Option<Usage>,
+    pub problems: Vec<String>,
+}
+
+/// Space of a filesystem, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub size: u64,
+    pub used: u64,
+    /// For unprivileged users.
+    pub available: u64,
+}
+
+impl Live {
+    /// Looks at the machine under `root`; `target` is where the filesystem ought to be.
+    pub fn look(root: &Root, config: &Config, target: &str) -> Live {
+        let mut live = Live::default();
+        let sysfs = Sysfs::new(root);
+        live.mounts = live.keep(mounts::read(root));
+        let table = live.mounts.clone().unwrap_or_default();
+        let found = live.keep(drives::find(&sysfs, &config.matching, &table, &|_| Ok(None)));
+        if let Some(found) = found {
+            live.drives = Some(found.drives);
+            live.others = found.skipped;
+            live.problems
+                .extend(found.pending.into_iter().map(|p| format!("drive at {}: {}", p.address, p.why)));
+        }
+        live.arrays = live.keep(arrays::find(&sysfs));
+        live.fstab = live.keep(atomic::read_text(&root.join("/etc/fstab"))).map(Option::unwrap_or_default);
+        // statvfs on a directory that is no mount would speak of the root filesystem.
+        if root.is_host() && table.iter().any(|mount| mount.at == target) {
+            live.usage = live.keep(usage(target));
+        }
+        live
+    }
+
+    fn keep<T>(&mut self, part: Result<T>) -> Option<T> {
+        match part {
+            Ok(part) => Some(part),
+            Err(error) => {
+                self.problems.push(error.to_string());
+                None
+            }
+        }
+    }
+}
+
+fn usage(target: &str) -> Result<Usage> {
+    let stat =
+        rustix::fs::statvfs(target).map_err(crate::error::Error::io(target, "ask for the space of"))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Usage {
+        size: bytes(stat.f_blocks),
+        used: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
+        available: bytes(stat.f_bavail),
+    })
+}

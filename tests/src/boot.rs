@@ -1,0 +1,178 @@
+//! Cold boots of a [`Vm`]: orderly and otherwise, with drives in another order, blank or kept.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::machine::{Machine, Memory, PORTS, Slot, Spec};
+use crate::snapshot::MEMORY_MIB;
+use crate::vm::Vm;
+
+/// How long a boot may take until nothing is left to be started: jobs that hang for 90 s are a result, not an error.
+const BOOT_DEADLINE: Duration = Duration::from_secs(240);
+
+/// The position of the root volume in an order of [`Boot`].
+pub const ROOT: usize = usize::MAX;
+
+/// What the drives hold at the next boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlankDrives {
+    /// What they held: a reboot.
+    Keep,
+    /// Nothing: an instance's stop and start.
+    Blank,
+}
+
+/// How a boot went.
+#[derive(Debug, Clone)]
+pub struct Boot {
+    /// `systemctl is-system-running`: `running`, `degraded`, `maintenance` (emergency mode), `starting` if it never ended.
+    pub state: String,
+    /// Failed units.
+    pub failed: Vec<String>,
+    /// `systemctl list-jobs`, where the boot did not end.
+    pub jobs: String,
+    /// Seconds from the kernel's start until default.target was reached (systemd-analyze).
+    pub seconds: Option<f64>,
+    /// Seconds of the host's clock from QEMU's start to the end of the boot.
+    pub wall: f64,
+}
+
+impl Boot {
+    /// An error unless the system runs and no unit failed.
+    pub fn clean(&self) -> Result<()> {
+        anyhow::ensure!(self.state == "running" && self.failed.is_empty(), "not a clean boot: {self:?}");
+        Ok(())
+    }
+}
+
+impl Vm<'_> {
+    /// Orderly power-off, then a cold boot of the same root disk with these drives in this PCI order; [`ROOT`] in the
+    /// order is the root volume (first where it is not named). NVMe numbers follow the order. Drives left out are absent.
+    pub fn boot_again(&mut self, order: &[usize], drives: BlankDrives) -> Result<Boot> {
+        self.power_off()?;
+        self.power_on(order, drives)
+    }
+
+    /// Switches the guest off through systemd and waits for it.
+    pub fn power_off(&mut self) -> Result<()> {
+        if self.machine.is_some() {
+            let started = Instant::now();
+            let machine = self.machine()?;
+            machine.channel.start("systemctl poweroff", "")?;
+            machine.ended(Duration::from_secs(150)).context("orderly power-off")?;
+            self.note(&format!("powered off in {:.1} s", started.elapsed().as_secs_f64()));
+        }
+        self.gone();
+        Ok(())
+    }
+
+    /// Cuts the power (kill -9 of QEMU). What the guest had written but not synced may be lost from its root disk.
+    pub fn crash(&mut self) -> Result<()> {
+        self.machine()?.kill()?;
+        self.note("power cut");
+        self.gone();
+        Ok(())
+    }
+
+    /// Boots a VM that is off, and waits for the end of the boot.
+    pub fn power_on(&mut self, order: &[usize], drives: BlankDrives) -> Result<Boot> {
+        let started = Instant::now();
+        self.power_on_without_waiting(order, drives)?;
+        self.booted(started)
+    }
+
+    /// Boots a VM that is off; returns as soon as scripts can be run, early in the boot.
+    pub fn power_on_without_waiting(&mut self, order: &[usize], drives: BlankDrives) -> Result<()> {
+        let mut order = order.to_vec();
+        if !order.contains(&ROOT) {
+            order.insert(0, ROOT);
+        }
+        for (port, &index) in order.iter().enumerate() {
+            if index == ROOT {
+                self.root_port = port;
+                continue;
+            }
+            self.serial_number += 1;
+            let number = self.serial_number;
+            let drive = self.drives.get_mut(index).with_context(|| format!("no drive {index}"))?;
+            drive.plugged = true;
+            drive.id = number.to_string();
+            if drives == BlankDrives::Blank {
+                drive.blank()?;
+            }
+            self.ports.insert(index, port);
+        }
+        let slots: Vec<Slot> = order
+            .iter()
+            .map(|&index| match self.drives.get(index) {
+                Some(drive) => Slot::Drive(drive, drive.id.parse().unwrap_or(0)),
+                None => Slot::Root,
+            })
+            .collect();
+        // Each port costs the boot some uevents: a few to spare for drives that come later.
+        let ports = PORTS.min(slots.len() + 4);
+        let (kernel, root) = (self.snapshot.kernel(), self.root());
+        let spec = Spec {
+            memory_mib: MEMORY_MIB,
+            memory: Memory::Plain,
+            kernel: &kernel,
+            append: &self.append,
+            root: &root,
+            slots: &slots,
+            ports,
+            instance: &self.instance,
+            extra: &self.extra,
+        };
+        let machine =
+            Machine::start(&self.lab.qemu, &spec, self.dir.path(), &self.logs().join("console.log"))?;
+        self.machine = Some(machine);
+        self.port_count = ports;
+        self.machine()?
+            .channel
+            .ready(Duration::from_secs(120))
+            .context("the guest does not get as far as systemd")
+    }
+
+    fn booted(&mut self, started: Instant) -> Result<Boot> {
+        let script = format!("timeout {} systemctl is-system-running --wait", BOOT_DEADLINE.as_secs());
+        let state = self.sh_within(BOOT_DEADLINE + Duration::from_secs(30), &script)?;
+        let state = state.out.lines().last().unwrap_or("starting").trim().to_owned();
+        let wall = started.elapsed().as_secs_f64();
+        let failed = self.ok("systemctl --failed --no-legend --plain | cut -d' ' -f1")?;
+        let jobs =
+            if state == "starting" { self.ok("systemctl list-jobs --no-legend")? } else { String::new() };
+        let times =
+            self.ok("systemctl show --property=ActiveEnterTimestampMonotonic --value default.target")?;
+        let microseconds = times.trim().parse::<u64>().ok().filter(|time| *time > 0);
+        let boot = Boot {
+            state,
+            failed: failed.lines().map(str::to_owned).collect(),
+            jobs,
+            seconds: microseconds.map(|time| time as f64 / 1e6),
+            wall,
+        };
+        self.note(&format!("booted: {boot:?}"));
+        Ok(boot)
+    }
+
+    fn gone(&mut self) {
+        self.machine = None;
+        self.ports.clear();
+        for drive in &mut self.drives {
+            drive.plugged = false;
+        }
+    }
+
+    /// The console so far, of all boots of this VM.
+    pub fn console(&self) -> String {
+        std::fs::read_to_string(self.logs().join("console.log")).unwrap_or_default()
+    }
+
+    /// QEMU's own view, for debugging (`info pci` and the like).
+    pub fn monitor(&mut self, command: &str) -> Result<String> {
+        let answer = self.machine()?.qmp.call("human-monitor-command", json!({ "command-line": command }))?;
+        Ok(answer.as_str().unwrap_or_default().to_owned())
+    }
+}

@@ -1,0 +1,129 @@
+//! `cargo lab …`
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::cache::Cache;
+use crate::dist;
+use crate::drive::{DriveSpec, GIB, MIB, TIB};
+use crate::image::Guest;
+use crate::lab::Lab;
+use crate::progress::step;
+use crate::runner::{Request, agent_binary, run_all, workspace};
+use crate::scenarios;
+use crate::vm::Vm;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", about = "Boots real VMs with real NVMe and md, and proves nvme-agent in them")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Format, clippy, unit tests and VM scenarios; with names only those scenarios
+    Test {
+        /// Scenarios, or how their names begin
+        names: Vec<String>,
+        /// The longer tier too
+        #[arg(long)]
+        full: bool,
+        /// Say which there are
+        #[arg(long)]
+        list: bool,
+        /// Scenarios at a time
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+    },
+    /// Build what ships into target/dist: static binaries, manual pages, completions
+    Dist(dist::Args),
+    /// A prompt in a fresh VM
+    Shell {
+        /// Instance-store drives
+        #[arg(long, default_value_t = 2)]
+        drives: usize,
+        /// Size of each: 4G, 1T
+        #[arg(long, default_value = "4G", value_parser = size)]
+        size: u64,
+    },
+    /// Empty the cache of images and saved machines
+    Clean {
+        /// Only what was not used for this many days
+        #[arg(long)]
+        unused_days: Option<u64>,
+    },
+}
+
+/// Runs what the command line asks for. False where tests failed.
+pub fn main() -> Result<bool> {
+    match Arguments::parse().command {
+        Task::Test { list: true, .. } => {
+            for scenario in scenarios::all() {
+                println!("{:<44} {:?}", scenario.name, scenario.tier);
+            }
+            Ok(true)
+        }
+        Task::Test { names, full, jobs, .. } => run_all(&scenarios::all(), &Request { names, full, jobs }),
+        Task::Dist(args) => dist::run(&args, nvme_agent::cli::command()).map(|()| true),
+        Task::Shell { drives, size } => shell(drives, size).map(|()| true),
+        Task::Clean { unused_days } => {
+            let cache = Cache::open()?;
+            let freed = cache.clean(unused_days.map(|days| Duration::from_secs(days * 86_400)))?;
+            println!("{} MiB freed in {}", freed / MIB, cache.root().display());
+            Ok(true)
+        }
+    }
+}
+
+fn shell(drives: usize, size: u64) -> Result<()> {
+    let lab = Lab::open()?;
+    let mut vm = step("Restoring a VM", || {
+        Vm::restore(&lab, Guest::Trixie, &workspace().join("target/lab/logs/shell"))
+    })?;
+    step(&format!("Plugging in {drives} drives of {} GiB", size / GIB), || {
+        vm.plug(&DriveSpec::many(drives, size))
+    })?;
+    if let Some(agent) = agent_binary() {
+        vm.push(&agent, "/usr/bin/nvme-agent")?;
+    }
+    println!(
+        "Every line is a script of its own for bash in the guest; end with ctrl-D. nvme-agent is in /usr/bin."
+    );
+    let prompt = || {
+        if std::io::stdin().is_terminal() {
+            print!("guest# ");
+            let _ = std::io::stdout().flush();
+        }
+    };
+    prompt();
+    for line in std::io::stdin().lock().lines() {
+        let output = vm.sh(&line.context("read a command")?);
+        match output {
+            Ok(output) => {
+                print!("{}", output.out);
+                eprint!("{}", output.err);
+                if output.rc != 0 {
+                    println!("[exit {}]", output.rc);
+                }
+            }
+            Err(error) => println!("{error:#}"),
+        }
+        prompt();
+    }
+    Ok(())
+}
+
+fn size(text: &str) -> Result<u64> {
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
+    let unit = match unit {
+        "M" => MIB,
+        "G" => GIB,
+        "T" => TIB,
+        other => bail!("size {text}: the unit is M, G or T, not {other:?}"),
+    };
+    Ok(number.parse::<u64>().with_context(|| format!("size {text}"))? * unit)
+}

@@ -1,0 +1,150 @@
+//! A Debian sid with rustc, the sources of std and musl, for machines whose toolchain has no musl target.
+//!
+//! No distribution packages std for musl, so cargo builds it from source (`-Zbuild-std`, hence RUSTC_BOOTSTRAP). The
+//! checkout and the user's cargo home are bound into the chroot, in a mount namespace that ends with the command: no
+//! download is repeated and nothing stays mounted. The user's own id builds, so that no file of theirs becomes root's.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::cache::{Artifact, Cache};
+use crate::{debian, progress};
+
+use super::TARGET;
+
+const SUITE: &str = "sid";
+const PACKAGES: &[&str] =
+    &["rustc", "cargo", "rust-src", "gcc", "libc6-dev", "musl-tools", "ca-certificates"];
+
+/// Run in the new root. std for musl links libunwind, which Debian does not build for musl; gcc's own unwinder serves,
+/// but for one function of newer glibc that it prefers to dl_iterate_phdr: told that there is none, it takes the latter.
+/// Most of rust-src is the compiler's own source, which nobody builds here.
+const PREPARE: &str = "mkdir -p /opt/unwind /opt/cargo /opt/build
+cp \"$(gcc -print-file-name=libgcc_eh.a)\" /opt/unwind/libunwind.a
+echo 'int _dl_find_object(void *pc, void *result) { (void)pc; (void)result; return -1; }' >/tmp/stub.c
+musl-gcc -O2 -c /tmp/stub.c -o /tmp/stub.o
+ar r /opt/unwind/libunwind.a /tmp/stub.o
+rm -rf /tmp/stub.* /usr/src/rustc-*/compiler /usr/src/rustc-*/src
+touch /etc/hosts /etc/resolv.conf";
+
+/// Mounts and enters: ROOT, WORKSPACE, CARGO_HOME, BUILD, CERTIFICATES, UID:GID, then the command. The host's resolver and
+/// certificates, because cargo may have to fetch something, through whatever this network needs.
+const ENTER: &str = r#"set -e
+root=$1; workspace=$2; home=$3; build=$4; certificates=$5; user=$6; shift 6
+mount --bind "$workspace" "$root$workspace"
+mount --bind "$home" "$root/opt/cargo"
+mount --bind "$build" "$root/opt/build"
+mount --bind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+for file in /etc/resolv.conf /etc/hosts; do
+  if [ -e "$file" ]; then mount --bind "$file" "$root$file"; fi
+done
+if [ -e "$certificates" ]; then mount --bind "$certificates" "$root/etc/ssl/certs/ca-certificates.crt"; fi
+exec chroot --userspec="$user" "$root" "$@"
+"#;
+
+/// Environment that a network or an impatient user may need; all else stays outside.
+const PASSED: &[&str] = &[
+    "http_proxy",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "TERM",
+    "CARGO_BUILD_JOBS",
+    "CARGO_NET_OFFLINE",
+    "CARGO_TERM_COLOR",
+    "CARGO_TERM_PROGRESS_WHEN",
+];
+
+/// A chroot that is ready to build in.
+pub struct Chroot {
+    artifact: Artifact,
+}
+
+impl Chroot {
+    /// The chroot of this machine, made now (some minutes, once) if it is not there.
+    pub fn get(cache: &Cache) -> Result<Chroot> {
+        let recipe = format!("{SUITE} {PACKAGES:?}\n{PREPARE}");
+        let artifact = cache.get("dist-chroot", &recipe, |dir| {
+            debian::ensure_host_tools(debian::MMDEBSTRAP_TOOLS)?;
+            progress::step(
+                "Making a chroot of Debian sid to build for musl in (no rustup target here)",
+                || {
+                    let hook =
+                        format!("--customize-hook=chroot \"$1\" sh -ec '{}'", PREPARE.replace('\'', r"'\''"));
+                    debian::userland(SUITE, PACKAGES, &[&hook], &dir.join("root"))?;
+                    // Intermediate files of all checkouts, beside their compiler: neither is of use without the other.
+                    fs::create_dir(dir.join("build")).context("create the directory of intermediate files")
+                },
+            )
+        })?;
+        Ok(Chroot { artifact })
+    }
+
+    /// A command that runs cargo in there, on this checkout at its own path: cargo then tells checkouts apart in the
+    /// intermediate files that they share, and the names in its messages are true outside.
+    pub fn cargo(&self, workspace: &Path, target_dir: &Path, args: &[String]) -> Result<Command> {
+        let root = self.artifact.path("root");
+        let inside = root.join(workspace.strip_prefix("/").context("the checkout's path is not absolute")?);
+        fs::create_dir_all(&inside).with_context(|| format!("create {}", inside.display()))?;
+        let home = cargo_home()?;
+        fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
+        let certificates = std::env::var_os("SSL_CERT_FILE")
+            .unwrap_or_else(|| OsString::from("/etc/ssl/certs/ca-certificates.crt"));
+
+        let mut command = debian::as_root("unshare");
+        command.args(["--mount", "--propagation", "private", "--", "sh", "-c", ENTER, "enter"]);
+        command.arg(&root).arg(workspace).arg(&home).arg(self.artifact.path("build")).arg(certificates);
+        command.arg(format!("{}:{}", nix::unistd::geteuid(), nix::unistd::getegid()));
+        // Nothing of cargo's or rustup's environment may leak in from the `cargo lab` that runs this.
+        command.args(["env", "-i", "-C"]).arg(workspace);
+        command.args(environment(target_dir));
+        command.args(["cargo"]).args(args).arg("-Zbuild-std=std,panic_abort");
+        Ok(command)
+    }
+}
+
+fn environment(target_dir: &Path) -> Vec<OsString> {
+    let variable = TARGET.replace('-', "_");
+    let fixed = [
+        ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        ("HOME", "/tmp".to_owned()),
+        ("CARGO_HOME", "/opt/cargo".to_owned()),
+        ("CARGO_BUILD_BUILD_DIR", "/opt/build".to_owned()),
+        ("RUSTC_BOOTSTRAP", "1".to_owned()),
+        (
+            "RUSTFLAGS",
+            "-C target-feature=+crt-static -C link-self-contained=no -L native=/opt/unwind".to_owned(),
+        ),
+        ("CC", "gcc".to_owned()),
+        (&*format!("CC_{variable}"), "musl-gcc".to_owned()),
+        (&*format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()), "musl-gcc".to_owned()),
+        // The user's cargo configuration may name tools that this chroot does not have.
+        ("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER", "gcc".to_owned()),
+        ("RUSTC_WRAPPER", String::new()),
+    ]
+    .map(|(name, value)| OsString::from(format!("{name}={value}")));
+    let mut target = OsString::from("CARGO_TARGET_DIR=");
+    target.push(target_dir);
+    let passed = PASSED.iter().filter_map(|name| {
+        let mut pair = OsString::from(format!("{name}="));
+        pair.push(std::env::var_os(name)?);
+        Some(pair)
+    });
+    fixed.into_iter().chain([target]).chain(passed).collect()
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = std::env::var_os("CARGO_HOME").filter(|home: &OsString| home != OsStr::new("")) {
+        return Ok(PathBuf::from(home));
+    }
+    let home = std::env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?;
+    Ok(Path::new(&home).join(".cargo"))
+}

@@ -1,0 +1,10 @@
+//! The registry of scenarios: one file a topic, each with a `SCENARIOS` list.
+
+use crate::runner::Scenario;
+
+mod machinery;
+
+/// All of them, in the order in which they run.
+pub fn all() -> Vec<Scenario> {
+    [machinery::SCENARIOS].concat()
+}
