@@ -1,6 +1,6 @@
 //! setup: observe → plan → apply → verify → report, with one run at a time.
 
-mod lock;
+pub(crate) mod lock;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +13,7 @@ use crate::persist::{FSTAB_PATH, atomic, fstab};
 use crate::plan::{self, Outcome, Plan, Promise, Step};
 use crate::root::Root;
 use crate::state::{self, Health, State, StepTime, Trigger};
+use crate::teardown;
 use crate::verify::verify;
 
 /// Between two looks for a member that is missing.
@@ -29,7 +30,11 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     let mut session = Session::default();
     let result = suitable(root, &observe::host::read(root)).and_then(|()| {
         let _lock = lock::take(root, config.lock_timeout)?;
-        let result = session.converge(root, config);
+        let result = match teardown::at_boot(root, config) {
+            Ok(None) => session.converge(root, config),
+            Ok(Some(done)) => Ok(session.torn_down(done)),
+            Err(error) => Err(error),
+        };
         if let Err(error) = &result {
             session.step_back(root, config, error);
         }
@@ -65,7 +70,7 @@ pub fn plan(root: &Root, config: &Config) -> Result<Plan> {
 }
 
 /// The machine is one that setup may work on.
-fn suitable(root: &Root, host: &observe::Host) -> Result<()> {
+pub(crate) fn suitable(root: &Root, host: &observe::Host) -> Result<()> {
     if !root.is_host() {
         return Err(Error::Environment(format!(
             "--root {}: setup works on the running host only; `plan` and `install` take another root",
@@ -98,9 +103,26 @@ struct Session {
     assembled: Vec<PathBuf>,
     promise: Option<Promise>,
     capacity: u64,
+    /// `teardown --at-next-boot` was left for this run, which did that and nothing else.
+    torn_down: bool,
 }
 
 impl Session {
+    fn torn_down(&mut self, done: Vec<String>) -> Plan {
+        for line in &done {
+            tracing::warn!("teardown, as asked for in an earlier boot: {line}");
+        }
+        self.torn_down = true;
+        self.notes.extend(done);
+        Plan {
+            outcome: Outcome::Absent,
+            steps: Vec::new(),
+            look_again: false,
+            notes: Vec::new(),
+            promise: None,
+        }
+    }
+
     fn converge(&mut self, root: &Root, config: &Config) -> Result<Plan> {
         let deadline = Instant::now() + config.drive_timeout;
         let mut context: Option<Context> = None;
@@ -161,6 +183,11 @@ impl Session {
     }
 
     fn state(&self, root: &Root, plan: &Plan) -> State {
+        if self.torn_down {
+            let message =
+                "torn down at this boot, as asked for; `nvme-agent setup` or the next boot sets up again";
+            return State::new(root, Health::Absent, teardown::REASON, message);
+        }
         if plan.outcome == Outcome::Absent {
             return State::new(
                 root,
