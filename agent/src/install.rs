@@ -69,7 +69,7 @@ pub fn install(root: &Root, options: &Options) -> Result<Vec<String>> {
         }
         None => {
             let binary = files.binary(&options.binary)?;
-            files.text(UNIT_PATH, &UNIT.replace(PACKAGED_BINARY, binary))?;
+            files.text(UNIT_PATH, &unit_for(root, binary))?;
             files.text(UDEV_RULE_PATH, UDEV_RULE)?;
             UNIT_PATH
         }
@@ -82,6 +82,20 @@ pub fn install(root: &Root, options: &Options) -> Result<Vec<String>> {
         files.link(LINK_PATH, unit)?;
     }
     Ok(files.done)
+}
+
+/// The unit for a binary at `binary` and for this root's systemd.
+///
+/// Amazon Linux 2 has systemd 219, which does not know groups of system calls (since 231; `@system-service` since
+/// 238): it would take the filter for an empty list and forbid the agent every call.
+fn unit_for(root: &Root, binary: &str) -> String {
+    let unit = UNIT.replace(PACKAGED_BINARY, binary);
+    let release = fs::read_to_string(root.join("/etc/os-release")).unwrap_or_default();
+    let says = |line: &str| release.lines().any(|l| l.replace('"', "") == line);
+    if !(says("ID=amzn") && says("VERSION_ID=2")) {
+        return unit;
+    }
+    unit.split_inclusive('\n').filter(|line| !line.starts_with("SystemCall")).collect()
 }
 
 /// What another target than /tmp needs: our unit before that mount's, and after the mount that its directory is

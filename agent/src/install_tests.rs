@@ -72,6 +72,23 @@ fn a_package_is_not_shadowed() {
 }
 
 #[test]
+fn amazon_linux_2_gets_no_filter_that_its_systemd_would_misread() {
+    for (release, filtered) in [
+        ("NAME=\"Amazon Linux\"\nVERSION=\"2\"\nID=\"amzn\"\nVERSION_ID=\"2\"\n", false),
+        ("ID=\"amzn\"\nVERSION_ID=\"2023\"\n", true),
+        ("ID=debian\nVERSION_ID=\"2\"\n", true),
+    ] {
+        let (_dir, root) = image();
+        fs::create_dir_all(root.join("/etc")).unwrap();
+        fs::write(root.join("/etc/os-release"), release).unwrap();
+        install(&root, &options("/tmp")).unwrap();
+        let unit = fs::read_to_string(root.join(UNIT_PATH)).unwrap();
+        assert_eq!(unit.contains("SystemCallFilter="), filtered, "{release}");
+        assert!(unit.contains("\nExecStart=") && unit.contains("\nNoNewPrivileges=yes"));
+    }
+}
+
+#[test]
 fn a_masked_unit_stays_masked() {
     let (_dir, root) = image();
     fs::create_dir_all(root.join("/etc/systemd/system")).unwrap();

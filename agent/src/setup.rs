@@ -128,10 +128,12 @@ impl Session {
         let mut context: Option<Context> = None;
         for _ in 0..ROUNDS {
             let (inventory, plan) = observe_and_plan(root, config, deadline)?;
-            for note in &plan.notes {
-                tracing::warn!(outcome = ?plan.outcome, "{note}");
+            for note in inventory.notes.iter().chain(&plan.notes) {
+                if !self.notes.contains(note) {
+                    tracing::warn!(outcome = ?plan.outcome, "{note}");
+                    self.notes.push(note.clone());
+                }
             }
-            self.notes.extend(plan.notes.iter().cloned());
             let context = match &mut context {
                 Some(context) => {
                     context.observed(&inventory);

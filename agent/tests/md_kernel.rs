@@ -2,6 +2,7 @@
 //!
 //! Needs root, loop, mdadm, losetup, and nothing on `/dev/md0` to `/dev/md2`: a VM. Ignored elsewhere; there, run the
 //! test binary with `--ignored --test-threads=1`.
+#![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

@@ -325,7 +325,7 @@ fn a_record_of_these_drives_ends_the_first_boot() {
 }
 
 #[test]
-fn a_member_among_seemingly_blank_drives_makes_us_look_harder() {
+fn a_set_that_lacks_a_member_makes_us_look_harder_at_blank_drives() {
     let machine = Machine::fixture("m6id.8xlarge");
     // Data behind the start of the member's data area, between the usual samples.
     let sectors = 950_000_000_000 / 512;
@@ -336,6 +336,8 @@ fn a_member_among_seemingly_blank_drives_makes_us_look_harder() {
         inventory.drives.iter().find(|drive| drive.name == "nvme2n1").unwrap().content.clone()
     };
     assert_eq!(content(&machine), Content::Blank);
+    member(&machine, "/dev/nvme1n1", 6, 0, 1);
+    assert_eq!(content(&machine), Content::Blank, "that set is complete");
     member(&machine, "/dev/nvme1n1", 7, 0, 2);
     assert_eq!(content(&machine), Content::Unknown, "a superblock that was lost, not a fresh drive");
 }

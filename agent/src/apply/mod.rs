@@ -14,30 +14,28 @@ pub mod device;
 pub mod directories;
 pub mod mkfs;
 pub mod stage;
+mod steps;
 pub mod systemd;
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::config::{Config, FsKind};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::failpoint;
-use crate::intent::{INTENT_PATH, Identity, RECORD_PATH};
-use crate::md::array as md;
 use crate::md::lock::{CreatingMark, Holds};
 use crate::observe::{Files, Inventory};
-use crate::persist::atomic;
-use crate::plan::{MemberRef, Plan, Step};
+use crate::plan::{Plan, Step};
 use crate::root::Root;
 
 use stage::{Place, Staged};
+use steps::{about, execute, place_at};
 use systemd::Reload;
 
 /// Every failpoint of apply, in the order in which a fresh array meets them: the name of a step is hit before it.
-pub const FAILPOINTS: [&str; 29] = [
+pub const FAILPOINTS: [&str; 30] = [
     "drop-stale-intent",
     "record-intent",
     "record-intent-done",
@@ -61,6 +59,7 @@ pub const FAILPOINTS: [&str; 29] = [
     "clear-intent-done",
     "expose",
     "expose-done",
+    "remount",
     "directories",
     "record-set",
     "fstab",
@@ -93,6 +92,8 @@ pub struct Context {
     files: Files,
     /// Locks and mark that keep udev and systemd off, while there is something half-ready.
     holds: Option<Holds>,
+    /// Kernel name of the array that the mark is for.
+    marked: Option<String>,
     /// Devices that udev has to look at when the holds are gone.
     touched: Vec<PathBuf>,
     staged: Option<Staged>,
@@ -110,6 +111,7 @@ impl Context {
             kernel: inventory.host.kernel.clone(),
             files: inventory.files.clone(),
             holds: None,
+            marked: None,
             touched: Vec::new(),
             staged: None,
             covered: None,
@@ -148,6 +150,8 @@ impl Context {
     /// Unmounts what is staged, lets go of locks and marks, and has udev look at what we had locked.
     fn release(&mut self) {
         self.staged = None;
+        self.marked = None;
+        // udev is told of the array first, by the mark's end, then of the drives.
         if self.holds.take().is_some() {
             for device in std::mem::take(&mut self.touched) {
                 device::announce(&self.root, &device);
@@ -184,14 +188,12 @@ fn run(plan: &Plan, context: &mut Context) -> Result<()> {
     if context.holds.is_none() {
         CreatingMark::remove_stale(&context.root);
     }
-    let exposed = plan.steps.iter().find_map(|step| match step {
-        Step::Expose { target } => Some(target),
-        _ => None,
-    });
-    if let Some(target) = exposed
-        && context.covered.is_none()
-    {
-        context.covered = place_at(&context.root, target)?;
+    for step in &plan.steps {
+        if let Step::Expose { target } = step
+            && context.covered.is_none()
+        {
+            context.covered = place_at(&context.root, target).map_err(|e| in_step(step, e))?;
+        }
     }
     for (at, step) in plan.steps.iter().enumerate() {
         if needs_lock(step) {
@@ -260,199 +262,6 @@ fn hit(name: &str) -> Result<()> {
     failpoint::hit(name).map_err(|e| Error::Other(e.to_string()))
 }
 
-/// Does the step. What is returned are problems that do not end the run.
-fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result<Vec<Error>> {
-    let root = context.root.clone();
-    match step {
-        Step::DropStaleIntent => {
-            atomic::remove_durable(&root.join(INTENT_PATH))?;
-        }
-        Step::RecordIntent { intent } => {
-            atomic::write_json_durable(&root.join(INTENT_PATH), intent)?;
-            hit("record-intent-done")?;
-        }
-        Step::Wipe { devices, .. } => {
-            for member in devices {
-                device::wipe(&root, member)?;
-            }
-        }
-        Step::StopArray { array } => {
-            md::stop(&root, array)?;
-        }
-        Step::CreateArray { array, uuid, name, chunk_bytes, members } => {
-            require_intent(&root, |intent| intent.array_uuid == Some(*uuid), array)?;
-            let spec = md::CreateSpec { array, uuid: *uuid, name, chunk_bytes: *chunk_bytes, members };
-            let made = md::create(&root, &spec, holds(context)?)?;
-            if made != *array {
-                return Err(Error::Other(format!(
-                    "the set {uuid} runs already, as {} and not as {}; run `nvme-agent setup` again",
-                    made.display(),
-                    array.display()
-                )));
-            }
-            hit("create-array-done")?;
-        }
-        Step::AssembleArray { array, uuid, members } => {
-            let spec = md::AssembleSpec { array, uuid: *uuid, members, read_only: true };
-            md::assemble(&root, &spec, holds(context)?)?;
-            hit("assemble-array-done")?;
-        }
-        Step::ReadWrite { array } => md::restart_rw(&root, array)?,
-        Step::MakeFilesystem { device, kind, uuid, label, size, stripe, blank } => {
-            let make = mkfs::Make {
-                device,
-                kind: *kind,
-                uuid: *uuid,
-                label,
-                size: *size,
-                stripe: *stripe,
-                blank: *blank,
-            };
-            make_filesystem(&make, context)?;
-            hit("make-filesystem-done")?;
-        }
-        Step::CreateTarget { path } => {
-            let there = root.join(path);
-            std::fs::create_dir_all(&there).map_err(Error::io(&there, "make the directory"))?;
-            context.covered = place_at(&root, path)?;
-        }
-        Step::Stage { device, kind, options } => {
-            context.staged = Some(Staged::mount(&root.join(device), *kind, options)?);
-        }
-        Step::Prepare { target, mode, uid, gid, selinux, directories } => {
-            let Some(staged) = &context.staged else { return Err(nothing_staged(target)) };
-            let shown = Path::new(target);
-            let owner = mode.map(|_| (*uid, *gid));
-            stage::dress(staged.root(), shown, *mode, owner, selinux.as_deref())?;
-            let mut problems = directories::make_all(&root, staged.root(), shown, directories);
-            if target == "/tmp" {
-                problems.extend(directories::carry_over(&root.join(target), staged.root()));
-            }
-            staged.sync(target)?;
-            hit("prepare-done")?;
-            return Ok(problems);
-        }
-        Step::ClearIntent => {
-            atomic::remove_durable(&root.join(INTENT_PATH))?;
-            hit("clear-intent-done")?;
-        }
-        Step::Expose { target } => {
-            let Some(staged) = context.staged.take() else { return Err(nothing_staged(target)) };
-            let there = root.join(target);
-            let covered = context.covered.ok_or_else(|| {
-                Error::Other(format!(
-                    "{} did not exist when this run looked; it was not mounted on",
-                    there.display()
-                ))
-            })?;
-            staged.expose(&there, covered)?;
-            hit("expose-done")?;
-        }
-        Step::Remount { target, options } => {
-            let there = root.join(target);
-            let opened = open_mounted(&root, &there, plan)?;
-            stage::remount(&there, opened.as_fd(), options)?;
-        }
-        Step::Directories { target, mode, directories } => {
-            let there = root.join(target);
-            let opened = open_mounted(&root, &there, plan)?;
-            stage::dress(opened.as_fd(), &there, *mode, None, None)?;
-            return Ok(directories::make_all(&root, opened.as_fd(), Path::new(target), directories));
-        }
-        Step::RecordSet { record } => atomic::write_json_durable(&root.join(RECORD_PATH), record)?,
-        Step::Fstab { path, text, .. } => {
-            atomic::replace_if(&root.join(path), context.files.fstab.as_deref(), text)?;
-            context.files.fstab = Some(text.clone());
-        }
-        Step::MdadmConf { path, text, .. } => {
-            atomic::replace_if(&root.join(path), context.files.mdadm_conf.as_deref(), text)?;
-            context.files.mdadm_conf = Some(text.clone());
-        }
-        Step::Tmpfiles { path, text } => {
-            let there = root.join(path);
-            if let Some(directory) = there.parent() {
-                std::fs::create_dir_all(directory).map_err(Error::io(directory, "make the directory"))?;
-            }
-            atomic::replace_if(&there, context.files.tmpfiles.as_deref(), text)?;
-            context.files.tmpfiles = Some(text.clone());
-        }
-        Step::ReloadSystemd => context.reload = systemd::request_reload(&root)?,
-    }
-    Ok(Vec::new())
-}
-
-fn nothing_staged(target: &str) -> Error {
-    Error::Other(format!("nothing is staged for {target}: the plan has no stage step before this one"))
-}
-
-/// The last gate before bytes are lost: on disk there is an intent, and it names what is about to be made.
-fn require_intent(root: &Root, names: impl Fn(&Identity) -> bool, device: &Path) -> Result<()> {
-    let path = root.join(INTENT_PATH);
-    let text = atomic::read_text(&path)?.unwrap_or_default();
-    match serde_json::from_str::<Identity>(&text) {
-        Ok(intent) if names(&intent) => Ok(()),
-        _ => Err(Error::Other(format!(
-            "{}: there is no intent record for what would be made on {}; nothing is made without one",
-            path.display(),
-            device.display()
-        ))),
-    }
-}
-
-fn make_filesystem(make: &mkfs::Make<'_>, context: &Context) -> Result<()> {
-    let root = &context.root;
-    require_intent(root, |intent| intent.fs_uuid == make.uuid, make.device)?;
-    let size = device::size(root, make.device)?;
-    if size != make.size {
-        return Err(Error::Other(format!(
-            "{} has {size} bytes, the plan was made for {}; nothing was written, run `nvme-agent setup` again",
-            make.device.display(),
-            make.size
-        )));
-    }
-    let (timeout, kernel) = (context.mkfs_timeout, context.kernel.as_str());
-    let locked = context.holds.as_ref().is_some_and(|h| h.covers(&root.join(make.device)));
-    if make.kind == FsKind::Xfs && locked {
-        let node = device::PrivateNode::of(root, make.device)?;
-        return mkfs::run(root, make, node.path(), kernel, timeout);
-    }
-    mkfs::run(root, make, &root.join(make.device), kernel, timeout)
-}
-
-fn place_at(root: &Root, target: &str) -> Result<Option<Place>> {
-    let there = root.join(target);
-    if !there.exists() {
-        return Ok(None);
-    }
-    let opened = stage::open_target(&there)?;
-    stage::place_of(opened.as_fd()).map(Some).map_err(Error::io(there, "look at"))
-}
-
-/// Opens the target where what is mounted there is the device of the promise.
-fn open_mounted(root: &Root, target: &Path, plan: &Plan) -> Result<std::os::fd::OwnedFd> {
-    let promise = plan.promise.as_ref().ok_or_else(|| {
-        Error::Other(format!("{}: the plan does not say what is mounted there", target.display()))
-    })?;
-    let opened = stage::open_target(target)?;
-    let place = stage::place_of(opened.as_fd()).map_err(Error::io(target, "look at"))?;
-    let expected = device::number(root, Path::new(&promise.device))?;
-    if place.dev != expected {
-        return Err(Error::Other(format!(
-            "{} is on device {}:{}, not on {} ({}:{}); nothing was made in it",
-            target.display(),
-            place.dev.0,
-            place.dev.1,
-            promise.device,
-            expected.0,
-            expected.1
-        )));
-    }
-    // An O_PATH descriptor will do for what is made below it, but not for what is asked of it itself.
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    rustix::fs::openat(&opened, ".", flags, rustix::fs::Mode::empty())
-        .map_err(Error::io(target, "open the directory"))
-}
-
 /// Steps during which udev, systemd and other programs must keep off the devices.
 fn needs_lock(step: &Step) -> bool {
     matches!(
@@ -467,67 +276,44 @@ fn needs_lock(step: &Step) -> bool {
     )
 }
 
-/// Holds the drives that `steps` name, and the array that they make or start.
+/// Holds the drives that `steps` name, and marks the array that they make, start, or make a filesystem on.
 fn hold(steps: &[Step], context: &mut Context) -> Result<()> {
     let mut drives: Vec<&Path> = Vec::new();
-    let mut arrays: Vec<&Path> = Vec::new();
-    let mut filesystems: Vec<&Path> = Vec::new();
+    let mut array: Option<&Path> = None;
+    // udev does not heed a lock on an md device, and we would only be in our own way; the mark is for those.
+    let is_array = |device: &Path| device::kernel_name(device).starts_with("md");
     for step in steps {
         match step {
             Step::Wipe { devices, .. } => drives.extend(devices.iter().map(|m| m.path.as_path())),
-            Step::CreateArray { array, members, .. } | Step::AssembleArray { array, members, .. } => {
-                arrays.push(array);
+            Step::CreateArray { array: made, members, .. }
+            | Step::AssembleArray { array: made, members, .. } => {
+                array = Some(made);
                 drives.extend(members.iter().map(|m| m.path.as_path()));
             }
-            Step::StopArray { array } | Step::ReadWrite { array } => arrays.push(array),
-            Step::MakeFilesystem { device, .. } | Step::Stage { device, .. } => filesystems.push(device),
+            Step::MakeFilesystem { device, .. } if is_array(device) => array = array.or(Some(device)),
+            // An array that others have seen already is not marked: systemd would take it for gone.
+            Step::Stage { device, .. } if is_array(device) => {}
+            Step::MakeFilesystem { device, .. } | Step::Stage { device, .. } => drives.push(device),
             _ => {}
         }
     }
-    // udev does not heed a lock on an md device, and we would only be in our own way; the mark is for those.
-    let is_array = |device: &Path| arrays.contains(&device) || device::kernel_name(device).starts_with("md");
-    drives.extend(filesystems.iter().filter(|d| !is_array(d)));
     drives.sort();
     drives.dedup();
-    let array = arrays.iter().chain(filesystems.iter().filter(|d| is_array(d))).next();
     let root = &context.root;
+    let name = array.map(device::kernel_name);
     let enough = context.holds.as_ref().is_some_and(|holds| {
-        drives.iter().all(|d| holds.covers(&root.join(d))) && (holds.is_marked() || array.is_none())
+        drives.iter().all(|d| holds.covers(&root.join(d))) && (name.is_none() || name == context.marked)
     });
     if !enough {
         // Let go first: a lock of ours on another descriptor would keep us off as well.
         context.holds = None;
-        let name = array.map(|a| device::kernel_name(a));
         context.holds = Some(Holds::acquire(root, &drives, name.as_deref())?);
-        context.touched = drives.iter().map(|d| d.to_path_buf()).collect();
+        context.touched.extend(drives.iter().map(|d| d.to_path_buf()));
+        context.touched.sort();
+        context.touched.dedup();
+        context.marked = name;
     }
     Ok(())
-}
-
-fn holds(context: &Context) -> Result<&Holds> {
-    context.holds.as_ref().ok_or_else(|| Error::Other("no lock is held on the drives".into()))
-}
-
-/// What a step is about, for the journal: device and serial numbers.
-fn about(step: &Step) -> (String, String) {
-    let serials =
-        |members: &[MemberRef]| members.iter().map(|m| m.serial.as_str()).collect::<Vec<_>>().join(" ");
-    match step {
-        Step::Wipe { devices, .. } => (
-            devices.iter().map(|m| m.path.display().to_string()).collect::<Vec<_>>().join(" "),
-            serials(devices),
-        ),
-        Step::CreateArray { array, members, .. } | Step::AssembleArray { array, members, .. } => {
-            (array.display().to_string(), serials(members))
-        }
-        Step::StopArray { array } | Step::ReadWrite { array } => (array.display().to_string(), String::new()),
-        Step::MakeFilesystem { device, .. } | Step::Stage { device, .. } => {
-            (device.display().to_string(), String::new())
-        }
-        Step::RecordIntent { intent } => (String::new(), intent.serials.join(" ")),
-        Step::RecordSet { record } => (String::new(), record.serials.join(" ")),
-        _ => (String::new(), String::new()),
-    }
 }
 
 #[cfg(test)]

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use uuid::Uuid;
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
-use crate::config::Directory;
-use crate::plan::{Outcome, Promise};
+use crate::config::{Directory, FsKind};
+use crate::intent::{INTENT_PATH, Identity, RECORD_PATH};
+use crate::plan::{MemberRef, Outcome, Promise};
 
 const SIZE: u64 = 512 << 20;
 
@@ -201,22 +204,48 @@ fn drives_stay_locked_over_a_second_look_and_no_longer() {
 }
 
 #[test]
-fn every_step_has_its_failpoint() {
-    let step_names = [
-        Step::DropStaleIntent,
-        Step::RecordIntent { intent: identity() },
-        Step::ClearIntent,
-        make_step("/dev/x", FsKind::Xfs),
-        Step::Expose { target: "/tmp".into() },
-        Step::ReloadSystemd,
-        fstab(""),
-    ]
-    .map(|s| s.name());
-    assert!(step_names.iter().all(|name| FAILPOINTS.contains(name)));
-    let mut unique = FAILPOINTS.to_vec();
-    unique.sort_unstable();
-    unique.dedup();
-    assert_eq!(unique.len(), FAILPOINTS.len());
+fn systemd_is_kept_off_the_array_that_is_made_and_not_off_one_that_it_has_seen() {
+    let (dir, root) = fixture();
+    let md0 = dir.path().join("sys/block/md0");
+    std::fs::create_dir_all(&md0).unwrap();
+    std::fs::write(md0.join("uevent"), "").unwrap();
+    let mark = |name: &str| dir.path().join(format!("run/mdadm/creating-{name}")).exists();
+    let member = MemberRef { path: "/dev/nvme1n1".into(), serial: "AWS1".into(), sectors: SIZE / 512 };
+    let stage = Step::Stage { device: "/dev/md0".into(), kind: FsKind::Ext4, options: Vec::new() };
+    let assemble =
+        Step::AssembleArray { array: "/dev/md0".into(), uuid: Uuid::from_u128(9), members: vec![member] };
+    let mut context = context(&root, Files::default());
+
+    hold(std::slice::from_ref(&stage), &mut context).unwrap();
+    assert!(!mark("md0"));
+    context.release();
+
+    hold(&[Step::StopArray { array: "/dev/md127".into() }, assemble], &mut context).unwrap();
+    assert!(mark("md0") && !mark("md127"));
+    // The next plan goes on under the same mark, without a moment in which systemd would see the array.
+    hold(&[stage], &mut context).unwrap();
+    hold(&[make_step("/dev/md0", FsKind::Ext4)], &mut context).unwrap();
+    assert!(mark("md0"));
+    assert_eq!(std::fs::read_to_string(md0.join("uevent")).unwrap(), "");
+    context.release();
+    assert!(!mark("md0"));
+    assert!(std::fs::read_to_string(md0.join("uevent")).unwrap().starts_with("change"));
+}
+
+/// The lab kills the agent at each of [`FAILPOINTS`]: one that is not listed would not be tested.
+#[test]
+fn every_failpoint_is_listed_and_every_listed_one_exists() {
+    let source = |path: &str| {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)).unwrap()
+    };
+    let text = source("apply/steps.rs") + &source("md/array.rs");
+    let mut hit: Vec<&str> = text.split("hit(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let steps = source("plan/step.rs");
+    hit.extend(steps.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next()));
+    hit.sort_unstable();
+    let mut listed = FAILPOINTS.to_vec();
+    listed.sort_unstable();
+    assert_eq!(listed, hit);
 }
 
 /// Runs the ignored test `name` of this file as root in a mount namespace of its own, where /tmp, /var/lib and /run are
@@ -444,5 +473,6 @@ fn inside_only_on_the_target_that_was_seen() {
     ];
     apply(&plan(steps), &mut context(&root, Files::default())).unwrap();
     assert_eq!(mounts_at("/tmp/new/deep").len(), 1);
+    assert_eq!(std::fs::metadata("/tmp/new").unwrap().mode() & 0o7777, 0o755);
     Command::new("umount").arg("/tmp/new/deep").status().unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Context, output};
+use super::Context;
 use crate::config::Overrides;
 use crate::error::Result;
 use crate::{apply, install};
@@ -30,21 +30,16 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
         binary: PathBuf::from("/proc/self/exe"),
     };
     let mut done = install::install(&context.root, &options)?;
-    for line in &done {
-        tracing::info!("{line}");
-    }
     if !done.is_empty()
         && let Err(error) = apply::systemd::reload(&context.root)
     {
         // The next boot reads everything anyway.
-        tracing::warn!("{error}");
         done.push(format!("note: {error}"));
     }
     if done.is_empty() {
         done.push("nothing to do: everything is in place".into());
     }
-    if !context.logging.stdout_is_journal {
-        output::text(&done.iter().map(|line| format!("{line}\n")).collect::<String>())?;
-    }
+    let text: String = done.iter().map(|line| format!("{line}\n")).collect();
+    context.tell(&done, &text)?;
     Ok(0)
 }

@@ -124,6 +124,19 @@ impl Context {
         config::load(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
     }
 
+    /// Tells a result: `lines` to the journal where events go there, `text` to a person. Never both to one reader.
+    fn tell(&self, lines: &[String], text: &str) -> Result<()> {
+        if self.logging.to_journal {
+            for line in lines {
+                tracing::info!("{line}");
+            }
+            if self.logging.stdout_is_journal {
+                return Ok(());
+            }
+        }
+        output::text(text)
+    }
+
     /// Commands that change the machine can do so as root only.
     fn require_root(&self, what: &str) -> Result<()> {
         match nix::unistd::geteuid() {

@@ -1,7 +1,7 @@
 //! `nvme-agent setup`: the whole job.
 
+use super::Context;
 use super::args::ConfigArgs;
-use super::{Context, output};
 use crate::error::Result;
 use crate::state::{State, Trigger};
 
@@ -33,10 +33,11 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
         "setup starts"
     );
     let state = crate::setup::run(&context.root, &config, args.trigger)?;
-    tracing::info!(state = %state.state, reason = state.reason, duration_ms = state.duration_ms, "setup ends: {}", state.message);
-    if !context.logging.stdout_is_journal {
-        output::text(&summary(&state))?;
-    }
+    let end = format!(
+        "setup ends: {} ({}) after {} ms: {}",
+        state.state, state.reason, state.duration_ms, state.message
+    );
+    context.tell(&[end], &summary(&state))?;
     Ok(0)
 }
 

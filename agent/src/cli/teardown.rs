@@ -1,8 +1,10 @@
 //! `nvme-agent teardown`: takes back what setup made.
 
-use super::{Context, output};
+use super::Context;
 use crate::config::Overrides;
 use crate::error::Result;
+
+const NOTHING: &str = "There is nothing of nvme-agent's to take back.\n";
 
 /// Unmount, stop the array, wipe what is ours, take our lines out; DESTROYS the filesystem's data
 ///
@@ -29,23 +31,21 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
     if !args.yes {
         let would = crate::teardown::preview(&context.root, &config)?;
         let list: String = would.iter().map(|line| format!("  {line}\n")).collect();
-        output::text(&match would.is_empty() {
-            true => "There is nothing of nvme-agent's to take back.\n".to_owned(),
-            false => format!("Nothing was changed. With --yes this happens:\n{list}"),
-        })?;
+        context.tell(
+            &[],
+            &match would.is_empty() {
+                true => NOTHING.to_owned(),
+                false => format!("Nothing was changed. With --yes this happens:\n{list}"),
+            },
+        )?;
         return Ok(u8::from(!would.is_empty()));
     }
     let done = crate::teardown::run(&context.root, &config, args.at_next_boot)?;
-    for line in &done {
-        tracing::info!("{line}");
+    if done.is_empty() {
+        context.tell(&[], NOTHING)?;
+        return Ok(0);
     }
-    if !context.logging.stdout_is_journal {
-        let list: String = done.iter().map(|line| format!("{line}\n")).collect();
-        output::text(if done.is_empty() {
-            "There is nothing of nvme-agent's to take back.\n"
-        } else {
-            &list
-        })?;
-    }
+    let text: String = done.iter().map(|line| format!("{line}\n")).collect();
+    context.tell(&done, &text)?;
     Ok(0)
 }

@@ -143,7 +143,8 @@ struct Layers {
 
 impl Layers {
     fn set(&mut self, key: &str, raw: Raw, origin: String) -> Result<()> {
-        check::set(&mut self.config, key, raw).map_err(|e| Error::Config(format!("{origin}: {key}: {e}")))?;
+        let named = if origin.starts_with("--") { origin.clone() } else { format!("{origin}: {key}") };
+        check::set(&mut self.config, key, raw).map_err(|e| Error::Config(format!("{named}: {e}")))?;
         self.origin.insert(key.to_owned(), origin);
         Ok(())
     }

@@ -21,7 +21,7 @@ pub enum Seen {
     Member(Member),
     /// A member, and something lies before its superblock: a stale boot sector, or a second signature.
     MemberAndMore(Member),
-    /// An md superblock that is damaged or of another version.
+    /// An md superblock that is damaged, of another version, or behind a boot sector.
     OtherRaid(String),
     /// Bytes. blkid may know.
     Bytes,
@@ -110,8 +110,12 @@ pub fn look(device: &(impl ReadAt + ?Sized), depth: Depth, buffer: &mut Buffer) 
                     device.size() / 512
                 )));
             }
-            let alone = blank::is_zero(first);
-            return Ok(if alone { Seen::Member(member) } else { Seen::MemberAndMore(member) });
+            return Ok(match first.get(510..512) {
+                _ if blank::is_zero(first) => Seen::Member(member),
+                // A partition table over a former member, or a former table under a member? blkid passes over it.
+                Some(&[0x55, 0xaa]) => Seen::OtherRaid("linux_raid_member and a boot sector".into()),
+                _ => Seen::MemberAndMore(member),
+            });
         }
         Err(ParseError::NoMagic) => {}
         Err(ParseError::OtherVersion(version)) => {

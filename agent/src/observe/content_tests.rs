@@ -69,9 +69,13 @@ fn blank_and_member_are_known_without_a_child_process() {
 fn something_before_the_superblock_of_a_member_is_for_blkid_to_judge() {
     let mut device = member();
     device[510] = 0x55;
+    let mut boot = device.clone();
+    boot[511] = 0xaa;
     let foreign = |signature: &str| Content::Foreign { signature: signature.into() };
     assert!(matches!(examined(&device, None, Answer::RaidMember), (Content::Member(_), 1)));
     assert_eq!(examined(&device, None, Answer::Nothing), (foreign("linux_raid_member and unknown data"), 1));
+    let signature = foreign("linux_raid_member and a boot sector");
+    assert_eq!(examined(&boot, None, Answer::RaidMember), (signature, 0));
     let swap = Answer::Named(foreign("swap"));
     assert_eq!(examined(&device, None, swap), (foreign("swap"), 1));
     let ext4 = Content::Filesystem(Filesystem { kind: "ext4".into(), uuid: "1".into(), label: None });
@@ -161,7 +165,6 @@ fn real_signatures_through_the_real_blkid() {
         examine(&path, SIZE as u64 / 512, None, &blkid).unwrap()
     };
     let foreign = |signature: &str| Content::Foreign { signature: signature.into() };
-    assert_eq!(look("swap", 4086, b"SWAPSPACE2"), Content::Unknown, "a swap signature alone is no swap");
     assert_eq!(look("random", 5000, b"no signature at all"), Content::Unknown);
     assert_eq!(look("luks", 0, b"LUKS\xba\xbe\x00\x01"), foreign("crypto_LUKS"));
     // A whole MBR: one partition of type 0x83 from sector 2048 on.
@@ -169,15 +172,45 @@ fn real_signatures_through_the_real_blkid() {
     mbr[446..462].copy_from_slice(&[0, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0]);
     mbr[510..].copy_from_slice(&[0x55, 0xaa]);
     assert_eq!(look("mbr", 0, &mbr), foreign("dos"));
-    let path = dir.path().join("member");
-    std::fs::write(&path, {
+    // A member with something before its superblock, as blkid sees it.
+    let before = |at: usize, bytes: &[u8]| {
+        let path = dir.path().join("member");
         let mut device = member();
-        device[..512].copy_from_slice(&mbr);
-        device
-    })
-    .unwrap();
-    let content = examine(&path, SIZE as u64 / 512, None, &blkid).unwrap();
-    assert!(!matches!(content, Content::Blank | Content::Unknown), "{content:?}");
+        device[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(&path, device).unwrap();
+        examine(&path, SIZE as u64 / 512, None, &blkid).unwrap()
+    };
+    assert!(matches!(before(100, b"boot code"), Content::Member(_)));
+    // blkid itself says linux_raid_member and nothing else here.
+    assert_eq!(before(0, &mbr), foreign("linux_raid_member and a boot sector"));
+    let path = dir.path().join("swap");
+    std::fs::write(&path, member()).unwrap();
+    assert!(std::process::Command::new("mkswap").arg(&path).output().unwrap().status.success());
+    assert_eq!(examine(&path, SIZE as u64 / 512, None, &blkid).unwrap(), foreign("swap"));
+}
+
+/// Needs mkfs.ext4 (e2fsprogs) and blkid, which the lab needs too; mkfs.xfs where it is there.
+#[test]
+fn the_short_cut_for_mounted_filesystems_reads_what_blkid_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = crate::root::Root::default();
+    let blkid = crate::observe::blkid::Blkid::find(&root);
+    let size = 400u64 << 20;
+    for kind in ["ext4", "xfs"] {
+        let Some(program) = crate::exec::find_program(&root, &format!("mkfs.{kind}")) else {
+            assert_ne!(kind, "ext4", "mkfs.ext4 is not installed");
+            continue;
+        };
+        let path = dir.path().join(kind);
+        std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+        let made = std::process::Command::new(program).args(["-L", "nvme-tmp"]).arg(&path).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let by_blkid = examine(&path, size / 512, None, &blkid).unwrap();
+        let straight = examine(&path, size / 512, Some(kind), &Says::new(Answer::Nothing)).unwrap();
+        let Content::Filesystem(filesystem) = &by_blkid else { panic!("{by_blkid:?}") };
+        assert_eq!((filesystem.kind.as_str(), filesystem.label.as_deref()), (kind, Some("nvme-tmp")));
+        assert_eq!(by_blkid, straight);
+    }
 }
 
 proptest! {

@@ -142,8 +142,9 @@ impl Examiner<'_> {
             drive.content = self.content(&drive.path(), drive.dev, drive.sectors)?;
             Ok(())
         })?;
-        // A blank drive among members: fresh, or a member that lost its superblock? That decides over a stripe.
-        if drives.iter().any(|drive| matches!(drive.content, Content::Member(_))) {
+        // A blank drive where a set lacks members: fresh, or a member that lost its superblock? That decides
+        // over a whole stripe.
+        if lacks_members(drives) {
             side_by_side(drives, |drive| {
                 if drive.content == Content::Blank {
                     let path = self.sysfs.root().join(drive.path());
@@ -193,6 +194,21 @@ impl Examiner<'_> {
         let mounted_as = self.table.iter().find(|mount| mount.dev == dev).map(|mount| mount.fs_type.as_str());
         content::examine(&path, sectors, mounted_as, self.prober)
     }
+}
+
+/// True where a set has fewer members here than it wants.
+fn lacks_members(drives: &[Drive]) -> bool {
+    let members: Vec<_> = drives
+        .iter()
+        .filter_map(|drive| match &drive.content {
+            Content::Member(member) => Some(member),
+            _ => None,
+        })
+        .collect();
+    members.iter().any(|one| {
+        let found = members.iter().filter(|other| other.set_uuid == one.set_uuid).count();
+        found < one.raid_disks as usize
+    })
 }
 
 /// The node in /dev is the device that sysfs speaks of.

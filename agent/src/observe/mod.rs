@@ -286,7 +286,8 @@ pub struct Files {
     pub has_mdadm: bool,
     /// `/etc/tmpfiles.d/tmp.conf`.
     pub tmpfiles: Option<String>,
-    /// `/usr/lib/tmpfiles.d/tmp.conf`, which ours masks.
+    /// `/usr/lib/tmpfiles.d/tmp.conf`, which the former masks: what it says about other paths is carried over.
+    #[serde(default)]
     pub tmpfiles_distro: Option<String>,
 }
 

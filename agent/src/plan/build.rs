@@ -109,13 +109,22 @@ impl<'a> Make<'a> {
         Make { outcome: Outcome::Create, intent: None, wipe: Vec::new(), array_uuid: None, note: None }
     }
 
+    /// Creating on drives of which some have unknown data that the policy takes for blank.
+    pub fn over_unknown(inventory: &'a Inventory) -> Self {
+        let unknown = inventory.drives.iter().filter(|d| d.content == Content::Unknown);
+        Make { wipe: unknown.collect(), ..Make::creating() }
+    }
+
     pub fn wiping(drives: Vec<&'a Drive>) -> Self {
         Make { wipe: drives, ..Make::creating() }
     }
 
-    pub fn finishing(intent: &'a Identity) -> Self {
+    /// What the interrupted run left (half a filesystem, no superblock) goes first, but for superblocks of its set.
+    pub fn finishing(inventory: &'a Inventory, intent: &'a Identity) -> Self {
+        let left = |d: &&Drive| !matches!(d.content, Content::Blank | Content::Member(_));
+        let wipe = inventory.drives.iter().filter(left).collect();
         let note = Some("an interrupted setup is finished with its UUIDs".into());
-        Make { outcome: Outcome::Finish, intent: Some(intent), note, ..Make::creating() }
+        Make { outcome: Outcome::Finish, intent: Some(intent), wipe, note, ..Make::creating() }
     }
 
     pub fn rebuilding(set: &Set, why: String) -> Self {
@@ -125,6 +134,17 @@ impl<'a> Make<'a> {
             set.first.raid_disks
         );
         Make { outcome: Outcome::Recreate, array_uuid: Some(set.uuid), note: Some(note), ..Make::creating() }
+    }
+}
+
+impl Make<'_> {
+    fn why_wiped(&self, config: &Config) -> String {
+        match self.intent {
+            Some(_) => "an interrupted setup left it",
+            None if config.wipe_foreign => "--wipe-foreign gives up what is on it",
+            None => "unknown data counts as blank here (`unknown_data`)",
+        }
+        .into()
     }
 }
 
@@ -213,8 +233,10 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
             let stopped: Vec<PathBuf> = holding(inventory, &drives).map(Array::path).collect();
             steps.extend(stopped.iter().map(|array| Step::StopArray { array: array.clone() }));
             if !make.wipe.is_empty() {
-                let why = "--wipe-foreign gives up what is on it".into();
-                steps.push(Step::Wipe { devices: make.wipe.iter().copied().map(member).collect(), why });
+                steps.push(Step::Wipe {
+                    devices: make.wipe.iter().copied().map(member).collect(),
+                    why: make.why_wiped(config),
+                });
             }
             match uuid {
                 None => (drives[0].name.clone(), None, drives[0].sectors * 512),

@@ -224,7 +224,7 @@ fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> 
     {
         return Ok(None);
     }
-    build::make(inventory, config, Make::finishing(intent)).map(Some)
+    build::make(inventory, config, Make::finishing(inventory, intent)).map(Some)
 }
 
 /// No drive is an md member.
@@ -239,10 +239,10 @@ fn without_set(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
         .filter(|d| !(d.content == Content::Blank || (unknown && d.content == Content::Unknown)))
         .collect();
     if odd.is_empty() {
-        return build::make(inventory, config, Make::creating());
+        return build::make(inventory, config, Make::over_unknown(inventory));
     }
     if config.wipe_foreign {
-        return build::make(inventory, config, Make::wiping(odd));
+        return build::make(inventory, config, Make::wiping(everything(inventory)));
     }
     foreign(odd.iter().map(|d| (who(d), &d.content)).collect())
 }

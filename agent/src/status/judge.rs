@@ -18,7 +18,7 @@ struct Finding {
 
 const SET_UP_AGAIN: &str =
     "Run `nvme-agent setup`; it says what it finds, and touches no data that it did not make.";
-const LOOK: &str = "Look into the journal (`journalctl -b -u nvme-agent -k`). On EC2 a lost instance-store drive \
+const LOOK: &str = "Look into the journal (`journalctl -b -p warning`). On EC2 a lost instance-store drive \
                     does not come back: replace the node, or stop and start the instance.";
 
 /// The report on `live`, given what the last setup of this boot said.

@@ -3,54 +3,83 @@
 
 use std::fmt::{self, Display, Write};
 
-use super::Report;
+use super::{DrivePart, Report};
+use crate::logging::{ascii, one_line};
 
-/// Longer sentences are cut here; JSON has them whole. In characters.
-const SENTENCE: usize = 320;
+/// What fits there.
+const SCREEN: usize = 2500;
 /// Steps are shown from this time on, in milliseconds; the others only count.
 const SLOW_STEP: u64 = 5;
-/// At most so many lines of a kind.
-const LINES: usize = 4;
 /// More drives than this are shown in a shorter form.
 const MANY_DRIVES: usize = 8;
 
+/// How much is shown; JSON has it all.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Characters of a sentence.
+    sentence: usize,
+    /// Characters of one of several notes or problems.
+    item: usize,
+    /// Notes or problems of a kind.
+    items: usize,
+}
+
+const ROOMY: Limits = Limits { sentence: 600, item: 400, items: 6 };
+const TIGHT: Limits = Limits { sentence: 280, item: 110, items: 2 };
+
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.state.as_str())?;
-        if !self.reason.is_empty() {
-            write!(f, " ({})", self.reason)?;
-        }
-        if let Some(since) = &self.since {
-            write!(f, " since {since}")?;
-        }
-        writeln!(f)?;
-        row(f, "why", &self.message)?;
-        if let Some(next) = &self.next {
-            row(f, "next", next)?;
-        }
-        self.storage(f)?;
-        self.drives(f)?;
-        self.setup(f)?;
-        list(f, "note", &self.notes)?;
-        list(f, "unread", &self.unreadable)
+        let text = Page::new(ROOMY).report(self);
+        if text.len() <= SCREEN { f.write_str(&text) } else { f.write_str(&Page::new(TIGHT).report(self)) }
     }
 }
 
-impl Report {
-    fn storage(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.mount {
-            None => row(f, "mount", &format!("nothing on {}", self.target))?,
+/// The text as it grows.
+struct Page {
+    text: String,
+    limits: Limits,
+}
+
+impl Page {
+    fn new(limits: Limits) -> Page {
+        Page { text: String::with_capacity(SCREEN), limits }
+    }
+
+    fn report(mut self, report: &Report) -> String {
+        let mut head = report.state.as_str().to_owned();
+        if !report.reason.is_empty() {
+            let _ = write!(head, " ({})", report.reason);
+        }
+        if let Some(since) = &report.since {
+            let _ = write!(head, " since {since}");
+        }
+        self.line(&head);
+        self.row("why", &report.message);
+        if let Some(next) = &report.next {
+            self.row("next", next);
+        }
+        self.storage(report);
+        self.drives(report);
+        self.setup(report);
+        self.list("note", &report.notes);
+        self.list("unread", &report.unreadable);
+        self.text
+    }
+
+    fn storage(&mut self, report: &Report) {
+        match &report.mount {
+            None => self.row("mount", &format!("nothing on {}", report.target)),
             Some(mount) => {
-                let mut text = format!("{} on {}, {}", mount.source, self.target, mount.filesystem);
+                let mut text = format!("{} on {}, {}", mount.source, report.target, mount.filesystem);
                 if let (Some(size), Some(used)) = (mount.size_bytes, mount.used_bytes) {
                     let percent = used.saturating_mul(100).div_ceil(size.max(1));
                     let _ = write!(text, ", {}, {percent}% used", bytes(size));
                 }
                 let _ = write!(text, ", {}", mount.options);
-                row(f, "mount", &text)?;
+                self.row("mount", &text);
             }
         }
-        if let Some(array) = &self.array {
+        if let Some(array) = &report.array {
             let mut text = format!(
                 "{} {} {}, {} of {} members, chunk {}",
                 array.device,
@@ -63,41 +92,38 @@ impl Report {
             if let Some(uuid) = array.uuid {
                 let _ = write!(text, ", {uuid}");
             }
-            row(f, "array", &text)?;
+            self.row("array", &text);
         }
-        if self.last_setup.is_some() && self.mount.as_ref().is_some_and(|mount| mount.ours) {
-            match self.persistence.in_order {
-                true => row(f, "reboot", "fstab and the rest are in order")?,
-                false => list(f, "reboot", &self.persistence.problems)?,
-            }
-        } else {
-            list(f, "reboot", &self.persistence.problems)?;
+        let ours = report.mount.as_ref().is_some_and(|mount| mount.ours);
+        if ours && report.persistence.in_order {
+            self.row("reboot", "fstab has the mount");
         }
-        Ok(())
+        self.list("reboot", &report.persistence.problems);
     }
 
-    fn drives(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total: u64 = self.drives.iter().map(|drive| drive.size_bytes).sum();
-        if self.drives.is_empty() {
-            return row(f, "drives", "none");
+    fn drives(&mut self, report: &Report) {
+        if report.drives.is_empty() {
+            return self.row("drives", "none");
         }
-        row(f, "drives", &format!("{}, {} in all", self.drives.len(), bytes(total)))?;
-        let many = self.drives.len() > MANY_DRIVES;
-        for drive in self.drives.iter().filter(|drive| !many || drive.state != "live" || !drive.used) {
+        let total: u64 = report.drives.iter().map(|drive| drive.size_bytes).sum();
+        self.row("drives", &format!("{}, {} in all", report.drives.len(), bytes(total)));
+        let many = report.drives.len() > MANY_DRIVES;
+        let dull = |drive: &DrivePart| drive.state == "live" && drive.used;
+        for drive in report.drives.iter().filter(|drive| !many || !dull(drive)) {
             let name = if drive.device.is_empty() { "-" } else { &drive.device };
-            let unused = if drive.used { "" } else { ", not in use by us" };
-            let state = &drive.state;
-            writeln!(f, "  {name:<9} {:<20} {:>9} {state}{unused}", drive.serial, bytes(drive.size_bytes))?;
+            let unused = if drive.used { "" } else { ", not used by us" };
+            let size = bytes(drive.size_bytes);
+            self.line(&format!("  {name:<9} {:<20} {size:>9} {}{unused}", drive.serial, drive.state));
         }
         if many {
-            let live = self.drives.iter().filter(|drive| drive.state == "live" && drive.used);
-            writeln!(f, "  live: {}", live.map(|drive| drive.device.as_str()).collect::<Vec<_>>().join(" "))?;
+            let names: Vec<&str> =
+                report.drives.iter().filter(|d| dull(d)).map(|d| d.device.as_str()).collect();
+            self.line(&format!("  live: {}", names.join(" ")));
         }
-        Ok(())
     }
 
-    fn setup(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(setup) = &self.last_setup else { return Ok(()) };
+    fn setup(&mut self, report: &Report) {
+        let Some(setup) = &report.last_setup else { return };
         let mut text = format!("{}, by {}, {} ms", setup.finished, setup.trigger, setup.duration_ms);
         if !setup.steps.is_empty() {
             let slow = setup.steps.iter().filter(|step| step.millis >= SLOW_STEP);
@@ -108,27 +134,42 @@ impl Report {
             }
             let _ = write!(text, ": {}", parts.join(", "));
         }
-        row(f, "setup", &text)
+        self.row("setup", &text);
+    }
+
+    fn row(&mut self, name: &str, text: &str) {
+        self.cut(name, text, self.limits.sentence);
+    }
+
+    fn list(&mut self, name: &str, items: &[String]) {
+        for item in items.iter().take(self.limits.items) {
+            self.cut(name, item, self.limits.item);
+        }
+        match items.len().saturating_sub(self.limits.items) {
+            0 => {}
+            more => self.row(name, &format!("and {more} more: --output json")),
+        }
+    }
+
+    fn cut(&mut self, name: &str, text: &str, limit: usize) {
+        // ASCII after this, so that bytes are characters.
+        let text = one_line(text);
+        let line = match text.get(..limit) {
+            Some(head) if text.len() > limit => format!("{name:<7} {head}..."),
+            _ => format!("{name:<7} {text}"),
+        };
+        self.line(&line);
+    }
+
+    fn line(&mut self, line: &str) {
+        self.text.push_str(&one_line_kept(line));
+        self.text.push('\n');
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
-    let text = crate::logging::one_line(text);
-    // ASCII by now, so that bytes are characters.
-    match text.get(..SENTENCE) {
-        Some(head) if text.len() > SENTENCE => writeln!(f, "{name:<7} {head}..."),
-        _ => writeln!(f, "{name:<7} {text}"),
-    }
-}
-
-fn list(f: &mut fmt::Formatter<'_>, name: &str, lines: &[String]) -> fmt::Result {
-    for line in lines.iter().take(LINES) {
-        row(f, name, line)?;
-    }
-    match lines.len().saturating_sub(LINES) {
-        0 => Ok(()),
-        more => row(f, name, &format!("and {more} more: --output json")),
-    }
+/// ASCII on one line, indentation kept.
+fn one_line_kept(line: &str) -> String {
+    ascii(line).replace('\n', " ")
 }
 
 /// Rounded down to a whole number of the largest unit that leaves at least ten, so that a TiB shows its GiB.

@@ -1,0 +1,117 @@
+//! The installed unit through systemd's own eyes. Needs `systemd-analyze`, which every systemd machine has;
+//! elsewhere the tests say that they were not run.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use assert_cmd::cargo::cargo_bin;
+use tempfile::TempDir;
+
+const UNITS: &str = "/usr/lib/systemd/system";
+
+/// An image with this machine's units, those of an EKS node, a static /tmp, and what `install` puts there.
+fn image(config: &str) -> Option<TempDir> {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        eprintln!("NOT RUN: there is no systemd-analyze on this machine");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = |path: &str| dir.path().join(path.trim_start_matches('/'));
+    fs::create_dir_all(path("/usr/lib/systemd")).unwrap();
+    fs::create_dir_all(path("/etc/nvme-agent")).unwrap();
+    fs::write(path("/etc/nvme-agent/config.toml"), config).unwrap();
+    assert!(Command::new("cp").args(["-a", UNITS]).arg(path("/usr/lib/systemd")).status().unwrap().success());
+    let _ = fs::remove_file(path("/usr/lib/systemd/system/nvme-agent.service"));
+    let unit = |name: &str, text: &str| {
+        let at = path(UNITS).join(name);
+        let _ = fs::remove_file(&at);
+        fs::write(at, text).unwrap();
+    };
+    // As systemd ships it (units/tmp.mount), also where a distribution keeps it elsewhere.
+    unit(
+        "tmp.mount",
+        "[Unit]\nDefaultDependencies=no\nConflicts=umount.target\nBefore=local-fs.target umount.target\n\
+         After=swap.target\n[Mount]\nWhat=tmpfs\nWhere=/tmp\nType=tmpfs\n",
+    );
+    // Shaped like nodeadm's and dbus-broker's.
+    let exec = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
+    fs::create_dir_all(path("/bin")).unwrap();
+    fs::copy("/bin/true", path("/bin/true")).unwrap();
+    unit("nodeadm-config.service", &format!("[Unit]\nBefore=nodeadm-run.service\n{exec}"));
+    unit("nodeadm-run.service", &format!("[Unit]\nAfter=nodeadm-config.service\n{exec}"));
+    unit("containerd.service", &format!("[Unit]\nAfter=network.target\n{exec}"));
+    unit("kubelet.service", &format!("[Unit]\nAfter=containerd.service\n{exec}"));
+    unit(
+        "bus.service",
+        &format!(
+            "[Unit]\nDefaultDependencies=no\nBefore=basic.target\nAfter=tmp.mount\nRequires=tmp.mount\n{exec}"
+        ),
+    );
+    for (target, name) in [
+        ("local-fs.target", "tmp.mount"),
+        ("basic.target", "bus.service"),
+        ("multi-user.target", "nodeadm-config.service"),
+        ("multi-user.target", "nodeadm-run.service"),
+        ("multi-user.target", "kubelet.service"),
+        ("multi-user.target", "containerd.service"),
+    ] {
+        let wants = path(&format!("/etc/systemd/system/{target}.wants"));
+        fs::create_dir_all(&wants).unwrap();
+        symlink(format!("{UNITS}/{name}"), wants.join(name)).unwrap();
+    }
+    let install =
+        Command::new(cargo_bin("nvme-agent")).args(["install", "--root"]).arg(dir.path()).output().unwrap();
+    assert!(install.status.success(), "{}", String::from_utf8_lossy(&install.stderr));
+    Some(dir)
+}
+
+fn analyze(root: &Path, args: &[&str]) -> (Output, String) {
+    let output = Command::new("systemd-analyze")
+        .arg(format!("--root={}", root.display()))
+        .args(args)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned();
+    (output, said)
+}
+
+#[test]
+fn verify_has_nothing_to_say_about_the_unit() {
+    for config in ["", "target = '/opt/my-data'"] {
+        let Some(image) = image(config) else { return };
+        let (output, said) = analyze(image.path(), &["verify", "nvme-agent.service"]);
+        assert!(output.status.success() && !said.contains("nvme-agent"), "{said}");
+    }
+}
+
+#[test]
+fn there_is_no_ordering_cycle() {
+    for config in ["", "target = '/opt/my-data'"] {
+        let Some(image) = image(config) else { return };
+        for target in ["default.target", "multi-user.target", "shutdown.target"] {
+            let (_, said) = analyze(image.path(), &["verify", "--man=no", target]);
+            assert!(!said.contains("cycle"), "{said}");
+        }
+        // The test would see one: this is the one that facts.md 4b warns of.
+        let unit = image.path().join("etc/systemd/system/nvme-agent.service");
+        let text = fs::read_to_string(&unit).unwrap();
+        fs::write(&unit, text.replace("[Service]", "After=local-fs.target\n[Service]")).unwrap();
+        let (_, said) = analyze(image.path(), &["verify", "--man=no", "multi-user.target"]);
+        assert!(said.contains("cycle"), "{said}");
+    }
+}
+
+#[test]
+fn the_security_score_is_at_most_5() {
+    let Some(image) = image("") else { return };
+    let (output, said) = analyze(
+        image.path(),
+        &["security", "--offline=true", "--threshold=50", "--no-pager", "nvme-agent.service"],
+    );
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("Overall exposure level"), "{said}");
+}
