@@ -73,13 +73,13 @@ pub fn plan(root: &Root, config: &Config) -> Result<Plan> {
 pub(crate) fn suitable(root: &Root, host: &observe::Host) -> Result<()> {
     if !root.is_host() {
         return Err(Error::Environment(format!(
-            "--root {}: setup works on the running host only; `plan` and `install` take another root",
+            "--root {}: setup and teardown work on the running host only; `plan` and `install` take another root",
             root.as_path().display()
         )));
     }
     if !host.effective_root {
         return Err(Error::Environment(
-            "not root: setup makes arrays, filesystems and mounts; run it with sudo".into(),
+            "not root, which arrays, filesystems and mounts need; run it with sudo".into(),
         ));
     }
     if !host.host_mount_namespace {

@@ -133,7 +133,7 @@ fn wrong_usage_is_exit_2() {
         &["frobnicate"][..],
         &[],
         &["setup", "--no-such-flag"],
-        &["teardown"],
+        &["--root", "/x", "teardown"],
         &["status", "--output", "yaml"],
         &["--root", "/x", "setup"],
         &["--root", "/x", "teardown", "--yes"],
