@@ -1,6 +1,6 @@
 //! setup: observe → plan → apply → verify → report, with one run at a time.
 
-mod lock;
+pub(crate) mod lock;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +13,7 @@ use crate::persist::{FSTAB_PATH, atomic, fstab};
 use crate::plan::{self, Outcome, Plan, Promise, Step};
 use crate::root::Root;
 use crate::state::{self, Health, State, StepTime, Trigger};
+use crate::teardown;
 use crate::verify::verify;
 
 /// Between two looks for a member that is missing.
@@ -25,34 +26,21 @@ const ROUNDS: usize = 3;
 /// # Errors
 /// By class, see [`Error::exit_code`].
 pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
-    let started = Instant::now();
-    let mut session = Session::default();
-    let result = suitable(root, &observe::host::read(root)).and_then(|()| {
-        let _lock = lock::take(root, config.lock_timeout)?;
-        let result = session.converge(root, config);
-        if let Err(error) = &result {
-            session.step_back(root, config, error);
+    let mut session = Session { trigger, started: Some(Instant::now()), ..Session::default() };
+    let lock =
+        suitable(root, &observe::host::read(root)).and_then(|()| lock::take(root, config.lock_timeout));
+    match lock {
+        // Whoever holds the lock reports.
+        Err(busy @ Error::Busy { .. }) => Err(busy),
+        Err(error) => session.report(root, config, Err(error)),
+        Ok(_held) => {
+            let result = session.work(root, config);
+            if let Err(error) = &result {
+                session.step_back(root, config, error);
+            }
+            session.report(root, config, result)
         }
-        result
-    });
-    let mut state = match &result {
-        Ok(outcome) => session.state(root, outcome),
-        Err(Error::Busy { .. }) => return Err(result.err().unwrap_or_else(|| Error::Other(String::new()))),
-        Err(error) => State::failed(root, error),
-    };
-    session.fill(&mut state, config, trigger, started.elapsed());
-    if let Ok(outcome) = &result
-        && outcome.is_idle()
-        && let Ok(Some(before)) = State::load(root)
-        && (before.state, &before.reason, &before.fs_uuid) == (state.state, &state.reason, &state.fs_uuid)
-    {
-        // Nothing was done: what the run that did it told, its steps and times, stays.
-        return Ok(before);
     }
-    let written = state.write(root);
-    result?;
-    written?;
-    Ok(state)
 }
 
 /// What [`run`] would do. Changes nothing.
@@ -65,16 +53,16 @@ pub fn plan(root: &Root, config: &Config) -> Result<Plan> {
 }
 
 /// The machine is one that setup may work on.
-fn suitable(root: &Root, host: &observe::Host) -> Result<()> {
+pub(crate) fn suitable(root: &Root, host: &observe::Host) -> Result<()> {
     if !root.is_host() {
         return Err(Error::Environment(format!(
-            "--root {}: setup works on the running host only; `plan` and `install` take another root",
+            "--root {}: setup and teardown work on the running host only; `plan` and `install` take another root",
             root.as_path().display()
         )));
     }
     if !host.effective_root {
         return Err(Error::Environment(
-            "not root: setup makes arrays, filesystems and mounts; run it with sudo".into(),
+            "not root, which arrays, filesystems and mounts need; run it with sudo".into(),
         ));
     }
     if !host.host_mount_namespace {
@@ -90,6 +78,8 @@ fn suitable(root: &Root, host: &observe::Host) -> Result<()> {
 /// What a run gathers on its way.
 #[derive(Default)]
 struct Session {
+    trigger: Trigger,
+    started: Option<Instant>,
     steps: Vec<StepTime>,
     /// What could not be persisted, and what verify found short.
     problems: Vec<String>,
@@ -98,9 +88,33 @@ struct Session {
     assembled: Vec<PathBuf>,
     promise: Option<Promise>,
     capacity: u64,
+    /// `teardown --at-next-boot` was left for this run, which did that and nothing else.
+    torn_down: bool,
 }
 
 impl Session {
+    fn torn_down(&mut self, done: Vec<String>) -> Plan {
+        for line in &done {
+            tracing::warn!("teardown, as asked for in an earlier boot: {line}");
+        }
+        self.torn_down = true;
+        self.notes.extend(done);
+        Plan {
+            outcome: Outcome::Absent,
+            steps: Vec::new(),
+            look_again: false,
+            notes: Vec::new(),
+            promise: None,
+        }
+    }
+
+    fn work(&mut self, root: &Root, config: &Config) -> Result<Plan> {
+        match teardown::at_boot(root, config)? {
+            Some(done) => Ok(self.torn_down(done)),
+            None => self.converge(root, config),
+        }
+    }
+
     fn converge(&mut self, root: &Root, config: &Config) -> Result<Plan> {
         let deadline = Instant::now() + config.drive_timeout;
         let mut context: Option<Context> = None;
@@ -136,7 +150,10 @@ impl Session {
                 self.capacity = capacity(&after, promise);
                 self.problems.extend(verify(&after, promise)?);
             }
-            if let Err(error) = context.finish() {
+            // Only at boot are there jobs (tmp.mount) that wait for us and must find systemd with the new fstab.
+            if self.trigger == Trigger::Boot
+                && let Err(error) = context.finish()
+            {
                 self.problems.push(error.to_string());
             }
             self.assembled.clear();
@@ -163,6 +180,11 @@ impl Session {
     }
 
     fn state(&self, root: &Root, plan: &Plan) -> State {
+        if self.torn_down {
+            let message =
+                "torn down at this boot, as asked for; `nvme-agent setup` or the next boot sets up again";
+            return State::new(root, Health::Absent, teardown::REASON, message);
+        }
         if plan.outcome == Outcome::Absent {
             return State::new(
                 root,
@@ -177,8 +199,29 @@ impl Session {
         }
     }
 
-    fn fill(&self, state: &mut State, config: &Config, trigger: Trigger, took: Duration) {
-        state.trigger = trigger;
+    /// Writes the state file.
+    fn report(&self, root: &Root, config: &Config, result: Result<Plan>) -> Result<State> {
+        let mut state = match &result {
+            Ok(plan) => self.state(root, plan),
+            Err(error) => State::failed(root, error),
+        };
+        self.fill(&mut state, config);
+        if result.as_ref().is_ok_and(Plan::is_idle)
+            && let Ok(Some(before)) = State::load(root)
+            && (before.state, &before.reason, &before.fs_uuid) == (state.state, &state.reason, &state.fs_uuid)
+        {
+            // Nothing was done: what the run that did it told, its steps and times, stays.
+            return Ok(before);
+        }
+        let written = state.write(root);
+        result?;
+        written?;
+        Ok(state)
+    }
+
+    fn fill(&self, state: &mut State, config: &Config) {
+        let took = self.started.map(|s| s.elapsed()).unwrap_or_default();
+        state.trigger = self.trigger;
         state.finished = state::rfc3339(SystemTime::now());
         state.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         state.target.clone_from(&config.target);

@@ -7,8 +7,6 @@ use std::process::Command;
 
 use uuid::Uuid;
 
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
 use crate::config::{Directory, FsKind};
 use crate::intent::{INTENT_PATH, Identity, RECORD_PATH};

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
+use super::edit::{REPLACED, Role, role};
 use super::*;
+use crate::persist::Edited;
 
 const AL2023: &str = "#\nUUID=0f1a7a55-6d1c-4c1b-9d1a-3f0f5cf7b2a1     /           xfs    defaults,noatime  1   1\nUUID=8B1D-4C3A        /boot/efi       vfat    defaults,noatime,uid=0,gid=0,umask=0077,shortname=winnt,x-systemd.automount 0 2\n";
 const UBUNTU: &str = "LABEL=cloudimg-rootfs\t/\t ext4\tdiscard,commit=30,errors=remount-ro\t0 1\nLABEL=BOOT\t/boot\text4\tdefaults\t0 2\nLABEL=UEFI\t/boot/efi\tvfat\tumask=0077\t0 1\n";

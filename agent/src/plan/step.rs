@@ -73,7 +73,13 @@ pub enum Step {
     /// Remember what we made (not an intent: evidence that a set is ours).
     RecordSet { record: Identity },
     /// Put our line into fstab (or repair it), whole new text of the file.
-    Fstab { path: String, text: String, change: String },
+    Fstab {
+        path: String,
+        /// Not serialised: a line of somebody else's may hold a password (cifs).
+        #[serde(skip)]
+        text: String,
+        change: String,
+    },
     /// Put our ARRAY line into mdadm.conf, whole new text of the file.
     MdadmConf { path: String, text: String, change: String },
     /// The owned tmpfiles.d entry.

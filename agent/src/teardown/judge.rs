@@ -99,6 +99,7 @@ impl Work {
 
     /// One line each, for people.
     pub fn lines(&self) -> Vec<String> {
+        let notes = self.notes.iter().cloned();
         let unmount = self.unmount.iter().map(|at| format!("unmount {at}"));
         let stop = self.stop.iter().map(|array| format!("stop {}", array.display()));
         let wipe = self.wipe.iter().map(|(drive, expect)| {
@@ -112,7 +113,7 @@ impl Work {
             Some(_) => format!("take our line out of {}", file.path),
             None => format!("remove {}", file.path),
         });
-        unmount.chain(stop).chain(wipe).chain(files).collect()
+        notes.chain(unmount).chain(stop).chain(wipe).chain(files).collect()
     }
 }
 
@@ -151,12 +152,21 @@ pub fn judge(inventory: &Inventory, licence: &Licence) -> Result<Work, Vec<Strin
         }
         work.stop.push(array.path());
     }
+    for pending in &inventory.pending {
+        work.notes.push(format!("not looked at: the drive at {}: {}", pending.address, pending.why));
+    }
     let mut drives: Vec<&Drive> = Vec::new();
     for drive in &inventory.drives {
         let expect = match &drive.content {
             Content::Member(member) if sets.contains(&member.set_uuid) => Expect::Set(member.set_uuid),
             Content::Filesystem(found) if licence.has_filesystem(&found.uuid) => {
                 Expect::Filesystem { kind: found.kind.clone(), uuid: found.uuid.clone() }
+            }
+            Content::Unreadable { error } => {
+                let (path, serial) = (drive.path(), &drive.serial);
+                work.notes
+                    .push(format!("not looked at: {} ({serial}) cannot be read: {error}", path.display()));
+                continue;
             }
             _ => continue,
         };

@@ -189,6 +189,16 @@ fn ours_in_use_for_what_is_not_ours_is_refused_and_said() {
 }
 
 #[test]
+fn a_drive_that_cannot_be_looked_at_is_said() {
+    let mut inventory = node();
+    inventory.drives[1].content = Content::Unreadable { error: "I/O error".into() };
+    inventory.drives[1].uses.clear();
+    let work = judged(&inventory).unwrap();
+    assert_eq!(work.wipe.len(), 1);
+    assert_eq!(work.lines()[0], "not looked at: /dev/nvme2n1 (AWS2) cannot be read: I/O error");
+}
+
+#[test]
 fn what_an_interrupted_teardown_left_goes_the_next_time() {
     // Stopped and half wiped.
     let mut inventory = node();

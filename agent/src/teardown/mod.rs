@@ -27,10 +27,11 @@ pub use pins::{Pin, find as find_pins};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, RECORD_PATH};
-use crate::observe::{DevNum, How, Inventory, observe};
+use crate::observe::{DevNum, How, observe};
 use crate::persist::atomic;
 use crate::plan::MemberRef;
 use crate::root::Root;
+use crate::setup;
 use crate::state::{STATE_PATH, boot_id};
 
 /// The mark of a teardown that the next boot is to do.
@@ -107,7 +108,7 @@ impl Machine for Host<'_> {
 /// # Errors
 /// As [`run`], but for what is found out by doing only.
 pub fn preview(root: &Root, config: &Config) -> Result<Vec<String>> {
-    let (_, work, _) = look(root, config)?;
+    let (work, _) = look(root, config, false)?;
     let records = records(root).into_iter().map(|path| format!("remove {path}"));
     Ok(work.lines().into_iter().chain(records).collect())
 }
@@ -121,14 +122,16 @@ pub fn preview(root: &Root, config: &Config) -> Result<Vec<String>> {
 pub fn run(root: &Root, config: &Config, at_next_boot: bool) -> Result<Vec<String>> {
     // Started from a shell in the target, we are not to be what pins it.
     let _ = std::env::set_current_dir("/");
-    let (_, work, licence) = look(root, config)?;
+    setup::suitable(root, &crate::observe::host::read(root))?;
+    let _lock = setup::lock::take(root, config.lock_timeout)?;
+    let (work, licence) = look(root, config, false)?;
     if at_next_boot {
         return postpone(root, &work, licence, &Host(root));
     }
     act(root, &work, &Host(root))
 }
 
-/// Called by setup before anything else: does a teardown that was left for this boot. `None`: none was, go on.
+/// Called by setup, under its lock, before anything else: does a teardown that was left for this boot. `None`: none was, go on.
 ///
 /// # Errors
 /// As [`run`]: setup has failed then, and the next boot tries again.
@@ -139,7 +142,7 @@ pub fn at_boot(root: &Root, config: &Config) -> Result<Option<Vec<String>>> {
         atomic::remove_durable(&root.join(MARK_PATH))?;
         return Ok(None);
     }
-    let (_, work, _) = look(root, config)?;
+    let (work, _) = look(root, config, true)?;
     act(root, &work, &Host(root)).map(Some)
 }
 
@@ -159,8 +162,9 @@ fn mark(root: &Root) -> Result<Option<Mark>> {
     Ok(Some(mark))
 }
 
-fn look(root: &Root, config: &Config) -> Result<(Inventory, Work, Licence)> {
-    let inventory = observe(root, config, How { examine: true, wait: false })?;
+/// `wait` for drives that a boot has not brought up yet.
+fn look(root: &Root, config: &Config, wait: bool) -> Result<(Work, Licence)> {
+    let inventory = observe(root, config, How { examine: true, wait })?;
     let mut licence = Licence::of(&inventory, &inventory.target.path);
     if let Some(mark) = mark(root)? {
         licence.join(mark.licence);
@@ -171,7 +175,7 @@ fn look(root: &Root, config: &Config) -> Result<(Inventory, Work, Licence)> {
             problems.join("\n  ")
         ))
     })?;
-    Ok((inventory, work, licence))
+    Ok((work, licence))
 }
 
 /// The records that are there.
@@ -198,18 +202,18 @@ fn postpone(root: &Root, work: &Work, licence: Licence, machine: &dyn Machine) -
 }
 
 fn act(root: &Root, work: &Work, machine: &dyn Machine) -> Result<Vec<String>> {
-    let mut done = Vec::new();
+    let mut done = work.notes.clone();
     if let Some(device) = work.mounted {
         let pins = machine.pins(device, &work.unmount)?;
         if !pins.is_empty() {
             return Err(in_use(&work.unmount, &pins));
         }
     }
-    for target in &work.unmount {
+    for (index, target) in work.unmount.iter().enumerate() {
         if let Err(error) = machine.unmount(target) {
             // Somebody came since.
             let pins = work.mounted.map_or(Ok(Vec::new()), |device| machine.pins(device, &work.unmount))?;
-            if error.kind() == std::io::ErrorKind::ResourceBusy && done.is_empty() {
+            if error.kind() == std::io::ErrorKind::ResourceBusy && index == 0 {
                 return Err(in_use(&work.unmount, &pins));
             }
             return Err(Error::io(target, "unmount")(error));
