@@ -1,6 +1,5 @@
 //! The binary as a user meets it: exit codes, one line of error, nothing changed.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but not in what tests call
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,7 +1,6 @@
 //! The installed unit through systemd's own eyes. Needs `systemd-analyze`, which every systemd machine has;
 //! elsewhere the tests say that they were not run.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but not in what tests call
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::os::unix::fs::symlink;
