@@ -27,6 +27,8 @@ use crate::root::Root;
 
 /// How long others (a udev worker that probes, a scanner) may keep a member or the array open.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for the device of a stopped array to go.
+const LINGER: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 /// Of `/dev/md*` superblocks: version 1.2.
 const MINOR_VERSION: i32 = 2;
@@ -420,41 +422,48 @@ fn run_read_only(root: &Root, file: &File, name: &str, level: i32) -> std::io::R
     }
 }
 
+/// Stops the array and waits until its device is gone, which the kernel sees to after the last close.
 fn stop_locked(root: &Root, name: &str) -> Result<()> {
     let node = root.join("/dev").join(name);
+    let disk = root.join("/sys/block").join(name);
     let deadline = Instant::now() + BUSY_TIMEOUT;
-    let mut stopped = false;
+    let mut stopped = None;
     loop {
-        match Shown::read(root, name) {
-            None => return Ok(()),
-            // Stopped, and only there until whoever has it open closes it.
-            Some(shown) if stopped && shown.is_empty() => return Ok(()),
-            Some(_) => {}
+        if !disk.exists() {
+            return Ok(());
         }
-        let file = match File::open(&node) {
-            // Being deleted at this moment.
-            Err(_) if stopped && Instant::now() < deadline => continue,
-            other => other.map_err(Error::io(&node, "open the array"))?,
-        };
-        match ioctl::stop_array(&file) {
-            // It goes when the last one closes it: look again.
-            Ok(()) | Err(Errno::ENXIO | Errno::ENODEV) => stopped = true,
-            // A udev worker probes what has just appeared; or it is mounted.
-            Err(Errno::EBUSY | Errno::EINTR) if Instant::now() < deadline => std::thread::sleep(PAUSE),
-            Err(Errno::EBUSY) => {
+        if let Some(since) = stopped
+            && Shown::read(root, name).is_none_or(|shown| shown.is_empty())
+        {
+            // Somebody has it open: without members it is nobody's business.
+            if Instant::now() >= since + LINGER {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        }
+        let result = File::open(&node).map(|file| ioctl::stop_array(&file));
+        let late = Instant::now() >= deadline;
+        match result {
+            Ok(Ok(())) => stopped = stopped.or(Some(Instant::now())),
+            // A udev worker probes what has just appeared, or it is mounted; or it is being deleted already.
+            Ok(Err(Errno::EBUSY | Errno::EINTR | Errno::ENXIO | Errno::ENODEV)) if !late => {
+                std::thread::sleep(PAUSE);
+            }
+            Ok(Err(Errno::EBUSY)) => {
                 return Err(Error::Other(format!(
                     "{} is in use for longer than {} s and cannot be stopped; findmnt and fuser say by whom",
                     node.display(),
                     BUSY_TIMEOUT.as_secs()
                 )));
             }
-            Err(error) => return Err(Error::io(&node, "stop the array")(error)),
+            Ok(Err(error)) => return Err(Error::io(&node, "stop the array")(error)),
+            Err(_) if !late => std::thread::sleep(PAUSE),
+            Err(error) => return Err(Error::io(&node, "open the array")(error)),
         }
-        drop(file);
-        if stopped && Instant::now() >= deadline {
+        if late {
             return Err(Error::Other(format!("{} is still there after it was stopped", node.display())));
         }
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
