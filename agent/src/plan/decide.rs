@@ -112,6 +112,8 @@ fn drives_are_usable(inventory: &Inventory) -> Judgement<()> {
                 Use::Holder { name } if own_array(inventory, name).is_some() => {}
                 // The kernel holds members of an array exclusively: that is the holder, told twice.
                 Use::Exclusive if drive.uses.iter().any(|u| matches!(u, Use::Holder { .. })) => {}
+                // A partition table that nobody uses is a signature like others, which may be wiped on demand.
+                Use::Partitions { .. } if matches!(drive.content, Content::Foreign { .. }) => {}
                 by => busy.push(format!("{} {}", who(drive), in_words(by))),
             }
         }
@@ -352,7 +354,7 @@ fn on_device(
     match content {
         Content::Blank => build::make(inventory, config, Make::creating()),
         Content::Unknown if unknown_is_licensed(inventory, config) => {
-            build::make(inventory, config, Make::creating())
+            build::make(inventory, config, Make::over_unknown(inventory))
         }
         Content::Filesystem(fs) => match evidence::of_filesystem(inventory, config, fs, device.carrier()) {
             Some(why) => build::adopt(inventory, config, device, fs, why),
