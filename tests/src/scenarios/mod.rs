@@ -2,11 +2,23 @@
 
 use crate::runner::Scenario;
 
+mod again;
+mod errors;
+mod exec;
 mod fresh;
+mod fstab;
 mod kit;
 mod machinery;
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS].concat()
+    [
+        machinery::SCENARIOS,
+        fresh::SCENARIOS,
+        again::SCENARIOS,
+        errors::SCENARIOS,
+        fstab::SCENARIOS,
+        exec::SCENARIOS,
+    ]
+    .concat()
 }
