@@ -3,6 +3,7 @@
 use crate::runner::Scenario;
 
 mod fresh;
+mod kit;
 mod machinery;
 
 /// All of them, in the order in which they run.
