@@ -1,5 +1,7 @@
 //! What can be judged without a kernel that has md; the rest is `tests/md_kernel.rs`.
 
+use std::fs;
+
 use super::*;
 
 fn member(name: &str) -> MemberRef {

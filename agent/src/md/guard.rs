@@ -129,7 +129,8 @@ impl Claimed {
                     Err(_) => {}
                 }
             }
-            if let Some(at) = bytes.iter().position(|byte| *byte != 0) {
+            if !blank::is_zero(bytes) {
+                let at = bytes.iter().take_while(|byte| **byte == 0).count();
                 return fail(format!("data at byte {}", start + at as u64));
             }
         }

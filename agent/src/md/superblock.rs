@@ -195,6 +195,9 @@ impl Superblock {
 
     /// The superblock of the member with this role in a new RAID0 set, as `mdadm --create` writes it.
     ///
+    /// The measure is mdadm 4.4 to 4.6. mdadm 4.2 leaves out the layout bit where all members are of one size; with
+    /// the bit, kernels before 5.4 would refuse the set, and no later one ever has to guess.
+    ///
     /// # Errors
     /// In words, for a set that mdadm or the kernel would refuse: no or too many members, a role outside of the set,
     /// a name that does not fit, no chunk, a device without room for one.
