@@ -3,9 +3,10 @@
 use crate::runner::Scenario;
 
 mod fresh;
+mod journal;
 mod machinery;
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS].concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, journal::SCENARIOS].concat()
 }
