@@ -5,6 +5,7 @@ use crate::runner::Scenario;
 mod cloudinit;
 mod company;
 mod fresh;
+mod journal;
 mod kit;
 mod machinery;
 
@@ -14,6 +15,7 @@ pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
         fresh::SCENARIOS,
+        journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
     ]
