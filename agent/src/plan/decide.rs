@@ -259,7 +259,9 @@ fn with_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan
         return on_complete_set(inventory, config, set);
     }
     let (drives, wanted) = (inventory.drives.len(), set.first.raid_disks as usize);
-    if config.wipe_foreign {
+    let ours = evidence::of_set(inventory, config, set.uuid);
+    // A member of our own set that is away is no foreign signature.
+    if config.wipe_foreign && !(drives < wanted && ours.is_some()) {
         return build::make(inventory, config, Make::wiping(everything(inventory)));
     }
     if drives < wanted {
@@ -272,7 +274,7 @@ fn with_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan
         );
     }
     if odd.is_empty() && drives == wanted && set.first.level == 0 {
-        if let Some(why) = evidence::of_set(inventory, config, set.uuid) {
+        if let Some(why) = ours {
             return build::make(inventory, config, Make::rebuilding(set, why));
         }
         let mut found = vec![set.describe()];

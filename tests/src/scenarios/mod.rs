@@ -7,10 +7,14 @@ mod errors;
 mod exec;
 mod fresh;
 mod fstab;
+mod cloudinit;
+mod company;
+mod journal;
 mod kit;
 mod machinery;
 
-/// All of them, in the order in which they run.
+/// All of them, in the order in which they run. One a line, so that branches merge.
+#[rustfmt::skip]
 pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
@@ -19,6 +23,9 @@ pub fn all() -> Vec<Scenario> {
         errors::SCENARIOS,
         fstab::SCENARIOS,
         exec::SCENARIOS,
+        journal::SCENARIOS,
+        cloudinit::SCENARIOS,
+        company::SCENARIOS,
     ]
     .concat()
 }

@@ -416,3 +416,25 @@ fn unknown_data_that_counts_as_blank_is_wiped_first() {
         assert_eq!(devices.len(), 1);
     }
 }
+
+#[test]
+fn a_label_of_the_operators_choice_is_no_evidence() {
+    let config = Config { label: "data".into(), ..Config::default() };
+    let inventory = machine(&[filesystem(Some("data"))]);
+    assert_eq!(plan(&inventory, &config).unwrap_err().reason, Reason::ForeignData);
+}
+
+#[test]
+fn wipe_foreign_gives_up_a_broken_foreign_set_but_waits_for_a_member_of_ours() {
+    let mut inventory = machine(&[member(0, 2)]);
+    assert_eq!(plan(&inventory, &wiping()).unwrap().outcome, Outcome::Create);
+    inventory.record = Some(identity(&["AWS1", "AWS9"], Some(SET)));
+    assert_eq!(plan(&inventory, &wiping()).unwrap_err().reason, Reason::MemberMissing);
+}
+
+#[test]
+fn an_empty_md_node_that_a_killed_run_left_is_used_again() {
+    let mut inventory = machine(&[Content::Blank, Content::Blank]);
+    inventory.arrays.push(Array { members: Vec::new(), ..array("md0", "clear", 0, Content::Unexamined) });
+    assert_eq!(planned(&inventory).promise.unwrap().device, "md0");
+}
