@@ -6,6 +6,11 @@ mod cloudinit;
 mod company;
 mod fresh;
 mod journal;
+mod again;
+mod errors;
+mod exec;
+mod fresh;
+mod fstab;
 mod kit;
 mod machinery;
 
@@ -18,6 +23,10 @@ pub fn all() -> Vec<Scenario> {
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
+        again::SCENARIOS,
+        errors::SCENARIOS,
+        fstab::SCENARIOS,
+        exec::SCENARIOS,
     ]
     .concat()
 }
