@@ -4,8 +4,15 @@ use crate::runner::Scenario;
 
 mod fresh;
 mod machinery;
+mod refusal;
+mod rig;
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS].concat()
+    [
+        machinery::SCENARIOS,
+        fresh::SCENARIOS,
+        refusal::SCENARIOS,
+    ]
+    .concat()
 }
