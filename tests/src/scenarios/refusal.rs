@@ -91,13 +91,20 @@ const CONTAINERS: &[Case] = &[
         make: "echo secret | cryptsetup -q luksFormat --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $b -",
         says: &["$b", "`crypto_LUKS`"],
     },
-    // A vdev label is 256 KiB, twice at each end: 128 KiB from its start there are uberblocks of 1 KiB, which begin with
-    // ub_magic 0x00bab10c (OpenZFS, include/sys/{vdev_impl,uberblock_impl}.h).
+    // A vdev label is 256 KiB, twice at each end: at 16 KiB an nvlist in XDR (what blkid 2.39 and later reads), at 128 KiB
+    // uberblocks of 1 KiB, which begin with 0x00bab10c (what older ones read): OpenZFS, include/sys/{vdev,uberblock}_impl.h.
     Case {
         name: "ZFS",
-        make: "perl -e 'open(F, \"+<\", $ARGV[0]) or die; $s = (-s F) || sysseek(F, 0, 2);
-                   for $l (0, 262144, $s - 524288, $s - 262144) { for $u (0..31) {
-                       sysseek(F, $l + 131072 + $u * 1024, 0); syswrite(F, pack(\"Q<5\", 0x00bab10c, 5000, 7 + $u, 99, 1700000000)) } }' $b",
+        make: r#"perl -e 'sub p { my ($n, $t, $v) = @_;
+                     my $d = pack("N", length $n) . $n . "\0" x (-length($n) % 4) . pack("NN", $t, 1) . $v;
+                     pack("NN", 8 + length $d, 8 + length $d) . $d }
+                 $l = pack("CCCCNN", 1, 1, 0, 0, 0, 1) . p("version", 8, pack("Q>", 5000)) . p("name", 9, pack("N", 4) . "tank")
+                     . p("state", 8, pack("Q>", 0)) . p("txg", 8, pack("Q>", 4)) . p("pool_guid", 8, pack("Q>", 77))
+                     . p("guid", 8, pack("Q>", 99)) . pack("NN", 0, 0);
+                 $u = join "", map pack("Q<5 x984", 0x00bab10c, 5000, $_, 99, 1700000000), 4..19;
+                 open(F, "+<", $ARGV[0]) or die; $s = sysseek(F, 0, 2);
+                 for (0, 262144, $s - 524288, $s - 262144) {
+                     sysseek(F, $_ + 16384, 0); syswrite(F, $l); sysseek(F, $_ + 131072, 0); syswrite(F, $u) }' $b"#,
         says: &["$b", "`zfs_member`"],
     },
     Case { name: "bcache", make: "make-bcache -B $b", says: &["$b", "`bcache`"] },
