@@ -13,6 +13,8 @@ mod fresh;
 mod fstab;
 mod kit;
 mod machinery;
+mod refusal;
+mod rig;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
 #[rustfmt::skip]
@@ -27,6 +29,7 @@ pub fn all() -> Vec<Scenario> {
         errors::SCENARIOS,
         fstab::SCENARIOS,
         exec::SCENARIOS,
+        refusal::SCENARIOS,
     ]
     .concat()
 }
