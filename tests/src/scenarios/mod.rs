@@ -6,6 +6,7 @@ mod cloudinit;
 mod company;
 mod fresh;
 mod machinery;
+mod teardown;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
 #[rustfmt::skip]
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
         fresh::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
+        teardown::SCENARIOS,
     ]
     .concat()
 }
