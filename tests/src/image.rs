@@ -75,6 +75,9 @@ impl Guest {
     pub const ALL: [Guest; 5] =
         [Guest::Trixie, Guest::Bookworm, Guest::Bookworm61, Guest::TrixieNewest, Guest::TrixieCloudInit];
 
+    /// Those that are made ready before a run that is not `--full`. Another one is made when a scenario asks for it.
+    pub const NORMAL: [Guest; 2] = [Guest::Trixie, Guest::Bookworm];
+
     /// The suite of the userland.
     pub fn suite(self) -> &'static str {
         match self {

@@ -5,6 +5,8 @@ use crate::runner::Scenario;
 mod cloudinit;
 mod company;
 mod fresh;
+mod journal;
+mod kit;
 mod machinery;
 mod teardown;
 
@@ -14,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
         fresh::SCENARIOS,
+        journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
         teardown::SCENARIOS,
