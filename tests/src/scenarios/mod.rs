@@ -15,6 +15,7 @@ mod kit;
 mod machinery;
 mod refusal;
 mod rig;
+mod teardown;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
 #[rustfmt::skip]
@@ -30,6 +31,7 @@ pub fn all() -> Vec<Scenario> {
         fstab::SCENARIOS,
         exec::SCENARIOS,
         refusal::SCENARIOS,
+        teardown::SCENARIOS,
     ]
     .concat()
 }
