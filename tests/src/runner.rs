@@ -92,9 +92,12 @@ pub fn agent_binary() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// The same with failpoints compiled in.
+/// The same with failpoints compiled in. `NVME_LAB_AGENT_FAILPOINTS` names another.
 pub fn failpoints_binary() -> Result<PathBuf> {
-    let path = workspace().join("target/dist/nvme-agent-x86_64-failpoints");
+    let path = match std::env::var_os("NVME_LAB_AGENT_FAILPOINTS") {
+        Some(path) => PathBuf::from(path),
+        None => workspace().join("target/dist/nvme-agent-x86_64-failpoints"),
+    };
     if path.exists() { Ok(path) } else { bail!("{} is missing: cargo lab dist makes it", path.display()) }
 }
 
