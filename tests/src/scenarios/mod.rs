@@ -4,6 +4,7 @@ use crate::runner::Scenario;
 
 mod cloudinit;
 mod company;
+mod crash;
 mod fresh;
 mod journal;
 mod again;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Scenario> {
         exec::SCENARIOS,
         refusal::SCENARIOS,
         teardown::SCENARIOS,
+        crash::SCENARIOS,
     ]
     .concat()
 }
