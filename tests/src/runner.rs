@@ -104,6 +104,13 @@ pub fn workspace() -> PathBuf {
     tests.parent().unwrap_or(tests).to_owned()
 }
 
+/// The cargo that built this, in the checkout.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace());
+    cargo
+}
+
 fn from_panic(panic: &(dyn Any + Send)) -> anyhow::Error {
     let text =
         panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -152,8 +159,7 @@ pub fn run_all(all: &[Scenario], request: &Request) -> Result<bool> {
     if request.names.is_empty() {
         for (name, arguments) in CHECKS {
             let started = Instant::now();
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let result = step(name, || run(Command::new(&cargo).args(*arguments).current_dir(workspace())));
+            let result = step(name, || run(cargo().args(*arguments)));
             let ok = result.is_ok();
             if ok {
                 passed += 1

@@ -4,8 +4,9 @@ use crate::runner::Scenario;
 
 mod fresh;
 mod machinery;
+mod oracle;
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS].concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
 }
