@@ -300,17 +300,12 @@ fn a_set_without_one_member_is_not_started() {
 
 #[test]
 #[ignore = "needs a VM: cargo lab test oracle-md-kernel (issue 2)"]
-fn members_of_unequal_size_and_twenty_four_of_them() {
+fn members_may_be_of_unequal_size() {
     let mut lab = Lab::new(1);
     lab.add(1, 6 << 30);
     lab.add(2, 5 << 30);
     lab.create().unwrap();
-    drop(lab);
-    let lab = Lab::new(24);
-    let begin = std::time::Instant::now();
-    lab.create().unwrap();
-    eprintln!("24 members: {:?}", begin.elapsed());
-    assert_eq!(said(&run("mdadm", &["--detail", MD0]), "Raid Devices"), "24");
+    assert_eq!(said(&run("mdadm", &["--detail", MD0]), "Raid Devices"), "3");
 }
 
 #[test]
