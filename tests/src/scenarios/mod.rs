@@ -17,6 +17,7 @@ mod machinery;
 mod refusal;
 mod rig;
 mod teardown;
+mod oracle;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
 #[rustfmt::skip]
@@ -36,4 +37,5 @@ pub fn all() -> Vec<Scenario> {
         crash::SCENARIOS,
     ]
     .concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
 }
