@@ -2,10 +2,22 @@
 
 use crate::runner::Scenario;
 
+mod cloudinit;
+mod company;
 mod fresh;
+mod journal;
+mod kit;
 mod machinery;
 
-/// All of them, in the order in which they run.
+/// All of them, in the order in which they run. One a line, so that branches merge.
+#[rustfmt::skip]
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS].concat()
+    [
+        machinery::SCENARIOS,
+        fresh::SCENARIOS,
+        journal::SCENARIOS,
+        cloudinit::SCENARIOS,
+        company::SCENARIOS,
+    ]
+    .concat()
 }
