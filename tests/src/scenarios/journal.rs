@@ -79,8 +79,8 @@ fn fields(vm: &mut Vm) -> Result<()> {
 
 fn is_the_error(records: &[Value]) -> Result<()> {
     let errors: Vec<&Value> = records.iter().filter(|record| record["PRIORITY"] == "3").collect();
-    ensure!(errors.len() == 1 && count(records, "/nowhere/config.toml") == 1, "{}", told(&records));
-    ensure!(errors[0]["EXIT_CODE"] == "4" && errors[0]["REASON"] == "BadConfiguration", "{}", told(&records));
+    ensure!(errors.len() == 1 && count(records, "/nowhere/config.toml") == 1, "{}", told(records));
+    ensure!(errors[0]["EXIT_CODE"] == "4" && errors[0]["REASON"] == "BadConfiguration", "{}", told(records));
     Ok(())
 }
 
