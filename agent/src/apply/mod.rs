@@ -195,6 +195,10 @@ fn run(plan: &Plan, context: &mut Context) -> Result<()> {
             context.covered = place_at(&context.root, target).map_err(|e| in_step(step, e))?;
         }
     }
+    if let Some(step) = plan.steps.iter().find(|s| matches!(s, Step::CreateArray { .. })) {
+        // Before the intent: a kernel without raid0 is no interrupted run.
+        crate::md::kernel::require_raid0(&context.root).map_err(|e| in_step(step, e))?;
+    }
     for (at, step) in plan.steps.iter().enumerate() {
         if needs_lock(step) {
             // All at once, at the first step that needs one: a later one must not find a drive changed by udev.

@@ -96,6 +96,8 @@ fn finding(
     let failed = |reason, message, next| Some(Finding { state: Verdict::Failed, reason, message, next });
     match state.state {
         Health::Failed => return None,
+        // A boot that tore down leaves its drives there, and does nothing with them on purpose.
+        Health::Absent if state.reason == crate::teardown::REASON => return None,
         Health::Absent => {
             return match live.drives.as_deref() {
                 Some([first, ..]) => failed(

@@ -200,6 +200,13 @@ fn the_live_machine_overrules_a_state_file_that_says_ready() {
 }
 
 #[test]
+fn after_a_teardown_at_boot_the_drives_that_are_there_are_no_failure() {
+    let (mut state, live) = machine(2);
+    (state.state, state.reason) = (Health::Absent, crate::teardown::REASON.into());
+    assert_eq!(verdict(&state, &live), (Verdict::Absent, "TornDown".into()));
+}
+
+#[test]
 fn a_mount_without_its_fstab_line_is_degraded() {
     for fstab in ["", "# UUID=x /tmp\n", "UUID=other /tmp ext4 nofail 0 0\n", "LABEL=x /tmp\n"] {
         let (state, mut live) = machine(2);
