@@ -36,6 +36,7 @@ pub fn judge(config: &Config, state: Option<&State>, live: &Live, time: &str) ->
         drives: drives(state, live),
         last_setup: state.map(setup_part),
         notes: state.map(|s| s.notes.clone()).unwrap_or_default(),
+        host: live.host.clone(),
         unreadable: live.problems.clone(),
         ..Report::default()
     };
