@@ -2,10 +2,11 @@
 
 use crate::runner::Scenario;
 
+mod boot;
 mod fresh;
 mod machinery;
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS].concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, boot::SCENARIOS].concat()
 }
