@@ -5,6 +5,7 @@ use crate::runner::Scenario;
 mod cloudinit;
 mod company;
 mod crash;
+mod boot;
 mod fresh;
 mod journal;
 mod again;
@@ -38,4 +39,5 @@ pub fn all() -> Vec<Scenario> {
     ]
     .concat()
     [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, boot::SCENARIOS].concat()
 }
