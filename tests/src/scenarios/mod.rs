@@ -2,6 +2,12 @@
 
 use crate::runner::Scenario;
 
+mod cloudinit;
+mod company;
+mod crash;
+mod boot;
+mod fresh;
+mod journal;
 mod again;
 mod errors;
 mod exec;
@@ -12,6 +18,10 @@ mod company;
 mod journal;
 mod kit;
 mod machinery;
+mod refusal;
+mod rig;
+mod teardown;
+mod oracle;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
 #[rustfmt::skip]
@@ -26,6 +36,11 @@ pub fn all() -> Vec<Scenario> {
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
+        refusal::SCENARIOS,
+        teardown::SCENARIOS,
+        crash::SCENARIOS,
     ]
     .concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, boot::SCENARIOS].concat()
 }
