@@ -2,45 +2,41 @@
 
 use crate::runner::Scenario;
 
+mod again;
+mod boot;
 mod cloudinit;
 mod company;
 mod crash;
-mod boot;
-mod fresh;
-mod journal;
-mod again;
 mod errors;
 mod exec;
 mod fresh;
 mod fstab;
-mod cloudinit;
-mod company;
 mod journal;
 mod kit;
 mod machinery;
+mod oracle;
 mod refusal;
 mod rig;
 mod teardown;
-mod oracle;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
 #[rustfmt::skip]
 pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
+        oracle::SCENARIOS,
         fresh::SCENARIOS,
+        journal::SCENARIOS,
+        cloudinit::SCENARIOS,
+        company::SCENARIOS,
+        boot::SCENARIOS,
         again::SCENARIOS,
         errors::SCENARIOS,
         fstab::SCENARIOS,
         exec::SCENARIOS,
-        journal::SCENARIOS,
-        cloudinit::SCENARIOS,
-        company::SCENARIOS,
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
     ]
     .concat()
-    [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
-    [machinery::SCENARIOS, fresh::SCENARIOS, boot::SCENARIOS].concat()
 }
