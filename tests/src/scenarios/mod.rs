@@ -2,33 +2,34 @@
 
 use crate::runner::Scenario;
 
+mod again;
+mod boot;
 mod cloudinit;
 mod company;
 mod crash;
-mod boot;
-mod fresh;
-mod journal;
-mod again;
 mod errors;
 mod exec;
 mod fresh;
 mod fstab;
+mod journal;
 mod kit;
 mod machinery;
+mod oracle;
 mod refusal;
 mod rig;
 mod teardown;
-mod oracle;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
 #[rustfmt::skip]
 pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
+        oracle::SCENARIOS,
         fresh::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
+        boot::SCENARIOS,
         again::SCENARIOS,
         errors::SCENARIOS,
         fstab::SCENARIOS,
@@ -38,6 +39,4 @@ pub fn all() -> Vec<Scenario> {
         crash::SCENARIOS,
     ]
     .concat()
-    [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
-    [machinery::SCENARIOS, fresh::SCENARIOS, boot::SCENARIOS].concat()
 }
