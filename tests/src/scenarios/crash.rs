@@ -122,7 +122,11 @@ pub(super) fn discover(vm: &mut Vm, way: &Way) -> Result<Vec<String>> {
 
 /// `FAILPOINTS` that acts at the `nth` time (from 0) that `name` is met.
 pub(super) fn at(name: &str, nth: usize, action: &str) -> String {
-    if nth == 0 { format!("{name}=1*return({action})") } else { format!("{name}={nth}*off->1*return({action})") }
+    if nth == 0 {
+        format!("{name}=1*return({action})")
+    } else {
+        format!("{name}={nth}*off->1*return({action})")
+    }
 }
 
 /// Every moment of a way: name, how often it was met before, and whether users see the filesystem by then.
@@ -163,14 +167,10 @@ fn kill(ctx: &Ctx) -> Result<()> {
 /// The UUID of what was in use before, and what the run that died left.
 pub(super) const BEFORE_RUN: &str = "was=$(findmnt -rno SOURCE /tmp | sed -n 's/^\\/dev/\\/dev/p' | tail -n 1)
     for d in ${was:-/dev/md0 $(drives | head -n 1)}; do u=$(blkid -p -o value -s UUID $d) && echo was $u && break; done || true";
-pub(super) const AFTER_DEATH: &str =
-    "[ ! -e /var/lib/nvme-agent/intent.json ] || echo intent $(tr -d '\\n' < /var/lib/nvme-agent/intent.json)";
+pub(super) const AFTER_DEATH: &str = "[ ! -e /var/lib/nvme-agent/intent.json ] || echo intent $(tr -d '\\n' < /var/lib/nvme-agent/intent.json)";
 
 /// Runs every moment of every way; notes failures and goes on.
-fn each_moment(
-    ctx: &Ctx,
-    act: impl Fn(&mut Vm, &Way, &str, usize, bool) -> Result<()> + Copy,
-) -> Result<()> {
+fn each_moment(ctx: &Ctx, act: impl Fn(&mut Vm, &Way, &str, usize, bool) -> Result<()> + Copy) -> Result<()> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for drives in [1, 2] {
         ctx.vm(Guest::Trixie, |vm| {
@@ -196,7 +196,8 @@ fn each_moment(
 
 /// The next run: ready, with the identities that were meant or were there, and everything in place once.
 pub(super) fn again(vm: &mut Vm, way: &Way, before: &Facts, written: bool) -> Result<()> {
-    let mut run = script_any(vm, &format!("nvme-agent setup {}", way.arguments.replace("--wipe-foreign", "")))?;
+    let mut run =
+        script_any(vm, &format!("nvme-agent setup {}", way.arguments.replace("--wipe-foreign", "")))?;
     if way.wipes && run.rc == 3 {
         ensure!(run.err.contains("--wipe-foreign"), "refused, but not for what is to be wiped: {}", run.err);
         run = script_any(vm, &format!("nvme-agent setup {}", way.arguments))?;
@@ -204,11 +205,15 @@ pub(super) fn again(vm: &mut Vm, way: &Way, before: &Facts, written: bool) -> Re
     ensure!(run.rc == 0, "the next run ends with {}: {}{}", run.rc, run.out, run.err);
     ensure!(run.out.starts_with("ready"), "the next run is not ready: {}{}", run.out, run.err);
     let after = facts(&script(vm, &format!("facts {}", way.target))?);
-    let on_drives: Vec<&String> = after.get("source").into_iter().flatten().filter(|s| s.starts_with("/dev/")).collect();
+    let on_drives: Vec<&String> =
+        after.get("source").into_iter().flatten().filter(|s| s.starts_with("/dev/")).collect();
     ensure!(on_drives.len() == 1, "mounted once: {after:?}");
     ensure!(!after.contains_key("left"), "left behind: {:?}", after.get("left"));
     let options = one(&after, "options").unwrap_or_default();
-    ensure!(["noatime", "nosuid", "nodev"].iter().all(|option| options.contains(option)), "options {options}");
+    ensure!(
+        ["noatime", "nosuid", "nodev"].iter().all(|option| options.contains(option)),
+        "options {options}"
+    );
     ensure!(one(&after, "mode") == Some(if way.target == "/tmp" { "1777" } else { "755" }), "{after:?}");
     ensure!(one(&after, "fstab-lines") == Some("1"), "{after:?}");
     if way.drives > 1 {
@@ -218,10 +223,16 @@ pub(super) fn again(vm: &mut Vm, way: &Way, before: &Facts, written: bool) -> Re
         let intent: Identity = serde_json::from_str(intent).context("the intent")?;
         ensure!(one(&after, "fs") == Some(&intent.fs_uuid.to_string()), "{after:?}, intent {intent:?}");
         let array = one(&after, "array").map(|uuid| uuid.replace(':', ""));
-        ensure!(array == intent.array_uuid.map(|uuid| uuid.simple().to_string()), "{after:?}, intent {intent:?}");
+        ensure!(
+            array == intent.array_uuid.map(|uuid| uuid.simple().to_string()),
+            "{after:?}, intent {intent:?}"
+        );
     }
     if way.exposed {
-        ensure!(one(&after, "fs") == one(before, "was"), "another filesystem: before {before:?}, after {after:?}");
+        ensure!(
+            one(&after, "fs") == one(before, "was"),
+            "another filesystem: before {before:?}, after {after:?}"
+        );
         ensure!(script(vm, &format!("cat {}/kept", way.target))? == "kept", "the file is gone");
     }
     if written {
@@ -254,7 +265,10 @@ fn error(ctx: &Ctx) -> Result<()> {
         match name {
             "record-set" | "fstab" | "mdadm-conf" | "tmpfiles" | "reload-systemd" => {
                 let out = before.get("out").cloned().unwrap_or_default().join("\n");
-                ensure!(rc == "0" && out.starts_with("degraded") && out.contains(name), "exit {rc}: {out}{said}");
+                ensure!(
+                    rc == "0" && out.starts_with("degraded") && out.contains(name),
+                    "exit {rc}: {out}{said}"
+                );
             }
             _ if rc == "0" => bail!("exit code 0: {said}"),
             _ => {
