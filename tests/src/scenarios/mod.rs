@@ -5,6 +5,7 @@ use crate::runner::Scenario;
 mod cloudinit;
 mod company;
 mod fresh;
+mod inuse;
 mod journal;
 mod kit;
 mod machinery;
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Scenario> {
         cloudinit::SCENARIOS,
         company::SCENARIOS,
         refusal::SCENARIOS,
+        inuse::SCENARIOS,
     ]
     .concat()
 }
