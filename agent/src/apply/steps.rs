@@ -27,11 +27,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             atomic::write_json_durable(&root.join(INTENT_PATH), intent)?;
             hit("record-intent-done")?;
         }
-        Step::Wipe { devices, .. } => {
-            for member in devices {
-                device::wipe(&root, member)?;
-            }
-        }
+        Step::Wipe { devices, .. } => device::wipe(&root, devices)?,
         Step::StopArray { array } => {
             md::stop(&root, array)?;
         }

@@ -11,6 +11,7 @@ mod errors;
 mod exec;
 mod fresh;
 mod fstab;
+mod inuse;
 mod journal;
 mod kit;
 mod machinery;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Scenario> {
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
+        inuse::SCENARIOS,
     ]
     .concat()
 }
