@@ -179,7 +179,7 @@ impl Session {
     /// A run that failed leaves nothing in the way of the boot: an array that was only looked into is stopped again, and
     /// our fstab line is put out of force, so that the distribution's own directory comes and nothing waits.
     fn step_back(&mut self, root: &Root, config: &Config, error: &Error) {
-        tracing::debug!(%error, "stepping back");
+        tracing::debug!("stepping back: {error}");
         for array in self.assembled.drain(..) {
             if let Err(error) = crate::md::array::stop(root, &array) {
                 tracing::warn!(device = %array.display(), "{error}");

@@ -34,7 +34,9 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
         wipe_foreign = config.wipe_foreign,
         adopt = config.adopt,
         config = json,
-        "setup starts"
+        "setup starts: nvme-agent {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        args.trigger
     );
     let state = crate::setup::run(&context.root, &config, args.trigger)?;
     let end = format!(

@@ -3,10 +3,23 @@
 use crate::runner::Scenario;
 
 mod boot;
+mod cloudinit;
+mod company;
 mod fresh;
+mod journal;
+mod kit;
 mod machinery;
 
-/// All of them, in the order in which they run.
+/// All of them, in the order in which they run. One a line, so that branches merge.
+#[rustfmt::skip]
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS, boot::SCENARIOS].concat()
+    [
+        machinery::SCENARIOS,
+        fresh::SCENARIOS,
+        journal::SCENARIOS,
+        cloudinit::SCENARIOS,
+        company::SCENARIOS,
+        boot::SCENARIOS,
+    ]
+    .concat()
 }
