@@ -8,10 +8,5 @@ mod machinery;
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [
-        machinery::SCENARIOS,
-        fresh::SCENARIOS,
-        crash::SCENARIOS,
-    ]
-    .concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, crash::SCENARIOS].concat()
 }
