@@ -32,6 +32,9 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     match lock {
         // Whoever holds the lock reports.
         Err(busy @ Error::Busy { .. }) => Err(busy),
+        // A call from a wrong place (a container, a unit with a namespace of its own) says nothing about the storage: what
+        // this boot's last setup came to still holds.
+        Err(unsuitable) if matches!(State::load(root), Ok(Some(_))) => Err(unsuitable),
         Err(error) => session.report(root, config, Err(error)),
         Ok(_held) => {
             let result = session.work(root, config);
@@ -40,6 +43,18 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
             }
             session.report(root, config, result)
         }
+    }
+}
+
+/// A boot whose configuration is wrong: nothing is set up, and nothing of ours may keep the boot waiting.
+pub fn give_up_boot(root: &Root, error: &Error) {
+    let mut session = Session { trigger: Trigger::Boot, started: Some(Instant::now()), ..Session::default() };
+    let config = Config::default();
+    session.step_back(root, &config, error);
+    let mut state = State::failed(root, error);
+    session.fill(&mut state, &config);
+    if let Err(error) = state.write(root) {
+        tracing::warn!("{error}");
     }
 }
 
@@ -167,7 +182,7 @@ impl Session {
     /// A run that failed leaves nothing in the way of the boot: an array that was only looked into is stopped again, and
     /// our fstab line is put out of force, so that the distribution's own directory comes and nothing waits.
     fn step_back(&mut self, root: &Root, config: &Config, error: &Error) {
-        tracing::debug!(%error, "stepping back");
+        tracing::debug!("stepping back: {error}");
         for array in self.assembled.drain(..) {
             if let Err(error) = crate::md::array::stop(root, &array) {
                 tracing::warn!(device = %array.display(), "{error}");
@@ -272,11 +287,34 @@ fn capacity(inventory: &Inventory, promise: &Promise) -> u64 {
 
 /// Comments our fstab line out and has systemd read it, unless something is mounted from a device at the target.
 fn disable_fstab(root: &Root, config: &Config) -> Result<()> {
-    let mounted = observe::mounts::read(root)?.iter().any(|m| m.at == config.target && m.dev.major != 0);
     let path = root.join(FSTAB_PATH);
-    let Some(text) = atomic::read_text(&path)?.filter(|_| !mounted) else { return Ok(()) };
+    let Some(text) = atomic::read_text(&path)? else { return Ok(()) };
+    // Also where our line mounts, which the configuration may have left since.
+    let owned = fstab::owned(&text);
+    let ours = |at: &str| at == config.target || owned.iter().any(|line| line.is_at(at));
+    if observe::mounts::read(root)?.iter().any(|m| m.dev.major != 0 && ours(&m.at)) {
+        return Ok(());
+    }
     let Some(without) = fstab::disable(&text) else { return Ok(()) };
     atomic::replace_if(&path, Some(&text), &without)?;
     tracing::warn!("{FSTAB_PATH}: our line for {} is commented out until setup works again", config.target);
     systemd::reload(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_from_an_unsuitable_place_is_the_state_only_where_there_is_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let call = || run(&root, &Config::default(), Trigger::Hand).unwrap_err().exit_code();
+        assert_eq!(call(), 5);
+        let first = State::load(&root).unwrap().unwrap();
+        assert_eq!((first.state, first.reason.as_str()), (Health::Failed, "UnsuitableEnvironment"));
+        State::new(&root, Health::Ready, "SetupComplete", "").write(&root).unwrap();
+        assert_eq!(call(), 5);
+        assert_eq!(State::load(&root).unwrap().unwrap().state, Health::Ready);
+    }
 }

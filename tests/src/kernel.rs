@@ -42,7 +42,7 @@ impl Kernel {
     pub fn get(cache: &Cache, kind: KernelKind) -> Result<Kernel> {
         let suite = kind.suite();
         let artifact = cache.get(&format!("kernel-{suite}"), "linux-image-cloud-amd64 2", |dir| {
-            ensure_host_tools(&[("depmod", "kmod"), ("xz", "xz-utils"), ("zstd", "zstd")])?;
+            ensure_host_tools(&[("depmod", "kmod"), ("xz", "xz-utils")])?;
             step(&format!("Unpacking the kernel of Debian {suite}"), || build(dir, suite))
         })?;
         Ok(Kernel { artifact })
@@ -70,16 +70,21 @@ fn build(dir: &Path, suite: &str) -> Result<()> {
     let root = dir.join("root");
     fs::create_dir(&root)?;
     // Up to bookworm modules are under /lib, later under /usr/lib.
-    let wanted = ["--wildcards", "./boot/vmlinuz-*", "*/lib/modules/*"];
+    let wanted = ["--wildcards", "*/vmlinuz*", "*/lib/modules/*"];
     run(Command::new("tar").arg("-C").arg(&root).arg("-xf").arg(&tar).args(wanted).arg("--no-same-owner"))?;
     fs::remove_file(&tar)?;
     if root.join("lib").is_dir() {
         fs::create_dir_all(root.join("usr"))?;
         fs::rename(root.join("lib"), root.join("usr/lib"))?;
     }
-    let image = only_entry(&root.join("boot"))?;
-    vmlinux(&image, &dir.join("vmlinux"))?;
     let modules = only_entry(&root.join("usr/lib/modules"))?;
+    // Newer kernels come beside their modules.
+    let beside = modules.join("vmlinuz");
+    let image = if beside.exists() { beside } else { only_entry(&root.join("boot"))? };
+    vmlinux(&image, &dir.join("vmlinux"))?;
+    for unused in ["vmlinuz", "System.map"] {
+        let _ = fs::remove_file(modules.join(unused));
+    }
     let version = modules.file_name().context("a modules directory")?.to_string_lossy().into_owned();
     fs::write(dir.join("version"), &version)?;
     // The guest's modprobe is slow enough without xz.
@@ -133,8 +138,10 @@ fn vmlinux(image: &Path, out: &Path) -> Result<()> {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", &["-dc"]),
         [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz", &["-dc", "--single-stream"]),
         [0x1f, 0x8b, ..] => ("gzip", &["-dc"]),
+        [0x02, 0x21, 0x4c, 0x18, ..] => ("lz4", &["-dc"]),
         other => bail!("unknown compression of {}: {:02x?}", image.display(), &other[..other.len().min(6)]),
     };
+    ensure_host_tools(&[("zstd", "zstd"), ("xz", "xz-utils"), ("lz4", "lz4")])?;
     let packed = out.with_extension("packed");
     fs::write(&packed, payload)?;
     let status = Command::new(tool)

@@ -2,11 +2,43 @@
 
 use crate::runner::Scenario;
 
+mod cloudinit;
+mod company;
 mod crash;
+mod boot;
 mod fresh;
+mod journal;
+mod again;
+mod errors;
+mod exec;
+mod fresh;
+mod fstab;
+mod kit;
 mod machinery;
+mod refusal;
+mod rig;
+mod teardown;
+mod oracle;
 
-/// All of them, in the order in which they run.
+/// All of them, in the order in which they run. One a line, so that branches merge.
+#[rustfmt::skip]
 pub fn all() -> Vec<Scenario> {
     [machinery::SCENARIOS, fresh::SCENARIOS, crash::SCENARIOS].concat()
+    [
+        machinery::SCENARIOS,
+        fresh::SCENARIOS,
+        journal::SCENARIOS,
+        cloudinit::SCENARIOS,
+        company::SCENARIOS,
+        again::SCENARIOS,
+        errors::SCENARIOS,
+        fstab::SCENARIOS,
+        exec::SCENARIOS,
+        refusal::SCENARIOS,
+        teardown::SCENARIOS,
+        crash::SCENARIOS,
+    ]
+    .concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
+    [machinery::SCENARIOS, fresh::SCENARIOS, boot::SCENARIOS].concat()
 }
