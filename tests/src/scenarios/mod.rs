@@ -2,31 +2,30 @@
 
 use crate::runner::Scenario;
 
+mod again;
+mod boot;
 mod cloudinit;
 mod company;
 mod crash;
-mod boot;
-mod fresh;
-mod journal;
-mod again;
 mod errors;
 mod exec;
 mod fresh;
 mod fstab;
+mod journal;
 mod kit;
 mod machinery;
+mod oracle;
 mod refusal;
 mod rig;
 mod teardown;
-mod oracle;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
 #[rustfmt::skip]
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS, crash::SCENARIOS].concat()
     [
         machinery::SCENARIOS,
         fresh::SCENARIOS,
+        crash::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
@@ -36,9 +35,8 @@ pub fn all() -> Vec<Scenario> {
         exec::SCENARIOS,
         refusal::SCENARIOS,
         teardown::SCENARIOS,
-        crash::SCENARIOS,
+        oracle::SCENARIOS,
+        boot::SCENARIOS,
     ]
     .concat()
-    [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
-    [machinery::SCENARIOS, fresh::SCENARIOS, boot::SCENARIOS].concat()
 }
