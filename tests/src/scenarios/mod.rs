@@ -24,11 +24,13 @@ mod teardown;
 pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
+        oracle::SCENARIOS,
         fresh::SCENARIOS,
         crash::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
+        boot::SCENARIOS,
         again::SCENARIOS,
         errors::SCENARIOS,
         fstab::SCENARIOS,
