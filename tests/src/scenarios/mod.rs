@@ -26,7 +26,6 @@ pub fn all() -> Vec<Scenario> {
         machinery::SCENARIOS,
         oracle::SCENARIOS,
         fresh::SCENARIOS,
-        crash::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
@@ -37,8 +36,7 @@ pub fn all() -> Vec<Scenario> {
         exec::SCENARIOS,
         refusal::SCENARIOS,
         teardown::SCENARIOS,
-        oracle::SCENARIOS,
-        boot::SCENARIOS,
+        crash::SCENARIOS,
     ]
     .concat()
 }
