@@ -115,7 +115,8 @@ pub fn run(program: &Path, args: &[OsString], deadline: Duration) -> Result<Outp
         args = ?args,
         duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         status = ?result.as_ref().ok().and_then(|o| o.status),
-        "ran a child process"
+        "ran {}",
+        program.display()
     );
     result
 }

@@ -1,24 +1,29 @@
 //! Logs: journald with structured fields, or stderr where there is no journal; never both.
 //!
 //! Where an event goes is decided once, at start:
-//! - Commands that act (setup, teardown, install) on the host write to journald's native socket. A person who
-//!   typed the command sees its result and its final error on the terminal as the command's own output.
+//! - Commands that act (setup, teardown, install) on the host write to journald's native socket, where the fields
+//!   of an event can be asked for: `journalctl STEP=make-filesystem`, `DEVICE=`, `SERIAL=`, `DURATION_MS=`. A person
+//!   who typed the command sees its result and its final error on the terminal as the command's own output.
 //! - Without journald, under `--root`, and for commands that only look, events are lines on stderr.
 
-mod journal;
-mod layer;
+mod gate;
+mod stderr;
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use tracing::level_filters::LevelFilter;
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::error::Error;
 use crate::root::Root;
 
-pub use journal::SOCKET_PATH;
+/// Where journald listens: fixed in tracing-journald, and in systemd.
+pub const SOCKET_PATH: &str = "/run/systemd/journal/socket";
 
 /// What sort of command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,13 +50,36 @@ pub fn init(root: &Root, kind: Kind, level: LevelFilter) -> Logging {
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let stdout_is_journal = is_stream(&stream, std::io::stdout());
     let stderr_is_journal = is_stream(&stream, std::io::stderr());
-    let sink = match kind {
-        Kind::Acts if root.is_host() => journal::Journal::connect(!stderr_is_journal),
-        _ => None,
+    let journal = if kind == Kind::Acts && root.is_host() { journal() } else { None };
+    let to_journal = journal.is_some();
+    let registry = tracing_subscriber::registry().with(level);
+    let _ = match journal {
+        // stderr would be the journal again.
+        Some((journal, gate)) if stderr_is_journal => {
+            registry.with(journal.with_filter(gate::Takes(gate))).try_init()
+        }
+        Some((journal, gate)) => registry
+            .with(stderr::layer(std::io::stderr).with_filter(gate::Refuses(gate.clone())))
+            .with(journal.with_filter(gate::Takes(gate)))
+            .try_init(),
+        None => registry.with(stderr::layer(std::io::stderr)).try_init(),
     };
-    let to_journal = sink.is_some();
-    let _ = tracing_subscriber::registry().with(level).with(layer::Events::new(sink)).try_init();
     Logging { to_journal, stdout_is_journal, stderr_is_journal }
+}
+
+/// The journal, and whether it has room; none where there is none.
+fn journal() -> Option<(tracing_journald::Layer, gate::Gate)> {
+    // First: the layer's own greeting would block.
+    let gate = gate::Gate::at(Path::new(SOCKET_PATH))?;
+    let journal = tracing_journald::layer().ok()?;
+    // Priorities of syslog(3) as other services have them: info is 6, not 5.
+    let priorities =
+        PriorityMappings { info: Priority::Informational, debug: Priority::Debug, ..PriorityMappings::new() };
+    let journal = journal
+        .with_syslog_identifier("nvme-agent".into())
+        .with_field_prefix(None)
+        .with_priority_mappings(priorities);
+    Some((journal, gate))
 }
 
 impl Logging {
@@ -64,14 +92,8 @@ impl Logging {
                 return;
             }
         }
-        line_to_stderr("error", &error.to_string());
+        let _ = std::io::stderr().write_all(stderr::line("error", &error.to_string()).as_bytes());
     }
-}
-
-/// One line on stderr, printable ASCII only. A closed or full stderr loses it, nothing else.
-fn line_to_stderr(level: &str, message: &str) {
-    let line = format!("nvme-agent: {level}: {}\n", one_line(message));
-    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// `text` on one line: line ends become `; `, and what a terminal might obey or cannot show is escaped.

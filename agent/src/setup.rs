@@ -43,6 +43,18 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     }
 }
 
+/// A boot whose configuration is wrong: nothing is set up, and nothing of ours may keep the boot waiting.
+pub fn give_up_boot(root: &Root, error: &Error) {
+    let mut session = Session { trigger: Trigger::Boot, started: Some(Instant::now()), ..Session::default() };
+    let config = Config::default();
+    session.step_back(root, &config, error);
+    let mut state = State::failed(root, error);
+    session.fill(&mut state, &config);
+    if let Err(error) = state.write(root) {
+        tracing::warn!("{error}");
+    }
+}
+
 /// What [`run`] would do. Changes nothing.
 ///
 /// # Errors
@@ -167,7 +179,7 @@ impl Session {
     /// A run that failed leaves nothing in the way of the boot: an array that was only looked into is stopped again, and
     /// our fstab line is put out of force, so that the distribution's own directory comes and nothing waits.
     fn step_back(&mut self, root: &Root, config: &Config, error: &Error) {
-        tracing::debug!(%error, "stepping back");
+        tracing::debug!("stepping back: {error}");
         for array in self.assembled.drain(..) {
             if let Err(error) = crate::md::array::stop(root, &array) {
                 tracing::warn!(device = %array.display(), "{error}");
@@ -272,9 +284,14 @@ fn capacity(inventory: &Inventory, promise: &Promise) -> u64 {
 
 /// Comments our fstab line out and has systemd read it, unless something is mounted from a device at the target.
 fn disable_fstab(root: &Root, config: &Config) -> Result<()> {
-    let mounted = observe::mounts::read(root)?.iter().any(|m| m.at == config.target && m.dev.major != 0);
     let path = root.join(FSTAB_PATH);
-    let Some(text) = atomic::read_text(&path)?.filter(|_| !mounted) else { return Ok(()) };
+    let Some(text) = atomic::read_text(&path)? else { return Ok(()) };
+    // Also where our line mounts, which the configuration may have left since.
+    let owned = fstab::owned(&text);
+    let ours = |at: &str| at == config.target || owned.iter().any(|line| line.is_at(at));
+    if observe::mounts::read(root)?.iter().any(|m| m.dev.major != 0 && ours(&m.at)) {
+        return Ok(());
+    }
     let Some(without) = fstab::disable(&text) else { return Ok(()) };
     atomic::replace_if(&path, Some(&text), &without)?;
     tracing::warn!("{FSTAB_PATH}: our line for {} is commented out until setup works again", config.target);

@@ -128,10 +128,11 @@ impl Cache {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(lock),
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-                eprintln!("  another lab is building {key}: waiting for it");
-                Flock::lock(file, FlockArg::LockExclusive)
-                    .map_err(|(_, errno)| errno)
-                    .with_context(|| format!("lock {}", path.display()))
+                crate::progress::step(&format!("Waiting for another lab, which is making {key}"), || {
+                    Flock::lock(file, FlockArg::LockExclusive)
+                        .map_err(|(_, errno)| errno)
+                        .with_context(|| format!("lock {}", path.display()))
+                })
             }
             Err((_, errno)) => bail!("lock {}: {errno}", path.display()),
         }

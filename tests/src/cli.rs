@@ -12,7 +12,8 @@ use crate::drive::{DriveSpec, GIB, MIB, TIB};
 use crate::image::Guest;
 use crate::lab::Lab;
 use crate::progress::step;
-use crate::runner::{Request, agent_binary, run_all, workspace};
+use crate::runner::select::Request;
+use crate::runner::{self, agent_binary, child, workspace};
 use crate::scenarios;
 use crate::vm::Vm;
 
@@ -38,6 +39,17 @@ enum Task {
         /// Scenarios at a time
         #[arg(long, default_value_t = 2)]
         jobs: usize,
+        /// End a scenario that takes longer than so many minutes (10; 45 of the longer tier)
+        #[arg(long)]
+        limit: Option<u64>,
+    },
+    /// One scenario, in this process: what `test` starts
+    #[command(hide = true)]
+    Scenario {
+        name: String,
+        /// Seconds
+        #[arg(long)]
+        limit: u64,
     },
     /// Build what ships into target/dist: static binaries, manual pages, completions
     Dist(dist::Args),
@@ -70,7 +82,16 @@ pub fn main() -> Result<bool> {
             }
             Ok(true)
         }
-        Task::Test { names, full, jobs, .. } => run_all(&scenarios::all(), &Request { names, full, jobs }),
+        Task::Test { names, full, jobs, limit, .. } => {
+            let limit = limit.map(|minutes| Duration::from_secs(minutes * 60));
+            runner::all::run(&scenarios::all(), &Request { names, full, jobs, limit })
+        }
+        Task::Scenario { name, limit } => {
+            let all = scenarios::all();
+            let scenario = all.iter().find(|scenario| scenario.name == name);
+            let scenario = scenario.with_context(|| format!("no scenario is called {name}"))?;
+            child::main(scenario, Duration::from_secs(limit))
+        }
         Task::Dist(args) => dist::run(&args, nvme_agent::cli::command()).map(|()| true),
         Task::Shell { drives, size, guest } => shell(guest, drives, size).map(|()| true),
         Task::Clean { unused_days } => {

@@ -5,10 +5,13 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+
+use crate::progress;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -17,10 +20,29 @@ pub fn as_root(program: impl AsRef<OsStr>) -> Command {
     if nix::unistd::geteuid().is_root() {
         return Command::new(program);
     }
+    authorise();
     let mut command = Command::new("sudo");
     // apt and mmdebstrap need a proxy where one is set; sudo drops it otherwise.
-    command.arg("--preserve-env=http_proxy,https_proxy,no_proxy,TMPDIR").arg("--").arg(program);
+    let kept = "--preserve-env=http_proxy,https_proxy,no_proxy,TMPDIR,DEBIAN_FRONTEND";
+    command.args(["--non-interactive", kept]).arg("--").arg(program);
     command
+}
+
+/// Sees to it that sudo will ask nothing: if it wants a password it gets the terminal now, and not while a step that
+/// counts seconds draws over its question. In a CI nobody could answer; there sudo itself says what is wrong.
+fn authorise() {
+    let silent = Command::new("sudo").args(["--non-interactive", "true"]).stdin(Stdio::null()).output();
+    let settled = silent.is_ok_and(|output| output.status.success());
+    if settled || std::env::var_os("CI").is_some() || !std::io::stderr().is_terminal() {
+        return;
+    }
+    progress::aside(|| {
+        eprintln!(
+            "  sudo is needed: to install packages on this host and to build root filesystems of guests"
+        );
+        // Refused or not: the command that follows says so.
+        let _ = Command::new("sudo").arg("--validate").status();
+    });
 }
 
 /// Runs a command to its end. Its output is shown only if it fails, and is then part of the error.
@@ -31,7 +53,7 @@ pub fn run(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+        let tail = lines[lines.len().saturating_sub(100)..].join("\n");
         bail!("{shown}: {}\n{tail}", output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -51,7 +73,7 @@ pub fn ensure_host_tools(tools: &[(&str, &str)]) -> Result<()> {
     }
     let sudo = if nix::unistd::geteuid().is_root() { "" } else { " with sudo" };
     let what = format!("Installing on this host{sudo}: {}", missing.join(" "));
-    crate::progress::step(&what, || {
+    progress::step(&what, || {
         let install = |missing: &[&str]| {
             let mut command = as_root("apt-get");
             command.args(["install", "--yes", "--no-install-recommends"]).args(missing);

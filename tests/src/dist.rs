@@ -9,9 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::cache::{Cache, digest};
+use crate::debian;
+use crate::progress::step;
 use crate::runner::workspace;
 
 mod chroot;
@@ -102,10 +104,9 @@ pub fn build(build: &Build) -> Result<PathBuf> {
     } else {
         chroot::Chroot::get(&Cache::open()?)?.cargo(&workspace, &target_dir, &build.cargo_args())?
     };
-    let status = command.current_dir(&workspace).status().with_context(|| format!("start {command:?}"))?;
-    if !status.success() {
-        bail!("building {} for {TARGET}: cargo ended with {status}", build.bin);
-    }
+    step(&format!("Building {} (static, profile {})", build.file_name(), build.profile), || {
+        debian::run(command.current_dir(&workspace)).map(drop)
+    })?;
     let made = target_dir.join(TARGET).join(build.profile).join(build.bin);
     elf::check_static(&made)?;
     let dist = dist_dir().join(build.file_name());
@@ -141,7 +142,7 @@ fn install(from: &Path, to: &Path) -> Result<()> {
 
 /// A linker can make a static binary that dies before main; this one at least tells its version.
 fn starts(binary: &Path) -> Result<()> {
-    crate::debian::run(Command::new(binary).arg("--version"))
+    debian::run(Command::new(binary).arg("--version"))
         .with_context(|| format!("{} does not start here", shown(binary)))
         .map(drop)
 }

@@ -51,6 +51,10 @@ const TOOLS: &[&str] = &[
     "lsof",
 ];
 
+/// The machine's DMI says EC2, and cloud-init would ask for its metadata service for minutes. With more than one entry it
+/// looks for each, finds none and disables itself, unless the kernel command line names one.
+const CLOUD_INIT_HOOK: &str = "--customize-hook=echo 'datasource_list: [ NoCloud, ConfigDrive ]' > \"$1/etc/cloud/cloud.cfg.d/99-lab.cfg\"";
+
 /// A kind of guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guest {
@@ -70,6 +74,9 @@ impl Guest {
     /// All of them.
     pub const ALL: [Guest; 5] =
         [Guest::Trixie, Guest::Bookworm, Guest::Bookworm61, Guest::TrixieNewest, Guest::TrixieCloudInit];
+
+    /// Those that are made ready before a run that is not `--full`. Another one is made when a scenario asks for it.
+    pub const NORMAL: [Guest; 2] = [Guest::Trixie, Guest::Bookworm];
 
     /// The suite of the userland.
     pub fn suite(self) -> &'static str {
@@ -166,10 +173,15 @@ fn userland(cache: &Cache, guest: Guest) -> Result<Artifact> {
     let packages: Vec<&str> = TOOLS.iter().chain(guest.extra()).copied().collect();
     let suite = guest.suite();
     let name = if guest.extra().is_empty() { suite.to_owned() } else { guest.name().to_owned() };
-    cache.get(&format!("userland-{name}"), &format!("1 {packages:?}"), |dir| {
+    // Part of the recipe only where there is one: the other userlands are as they were.
+    let hook = if guest.extra().is_empty() { "" } else { CLOUD_INIT_HOOK };
+    cache.get(&format!("userland-{name}"), &format!("1 {packages:?}{hook}"), |dir| {
         step(
             &format!("Building a Debian {suite} userland of {} packages and what they need", packages.len()),
-            || debian::userland(suite, &packages, &[], &dir.join("userland.tar")),
+            || {
+                let options: &[&str] = if hook.is_empty() { &[] } else { &[hook] };
+                debian::userland(suite, &packages, options, &dir.join("userland.tar"))
+            },
         )
     })
 }

@@ -42,7 +42,7 @@ impl Kernel {
     pub fn get(cache: &Cache, kind: KernelKind) -> Result<Kernel> {
         let suite = kind.suite();
         let artifact = cache.get(&format!("kernel-{suite}"), "linux-image-cloud-amd64 2", |dir| {
-            ensure_host_tools(&[("depmod", "kmod"), ("xz", "xz-utils"), ("zstd", "zstd")])?;
+            ensure_host_tools(&[("depmod", "kmod"), ("xz", "xz-utils")])?;
             step(&format!("Unpacking the kernel of Debian {suite}"), || build(dir, suite))
         })?;
         Ok(Kernel { artifact })
@@ -133,8 +133,10 @@ fn vmlinux(image: &Path, out: &Path) -> Result<()> {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ("zstd", &["-dc"]),
         [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz", &["-dc", "--single-stream"]),
         [0x1f, 0x8b, ..] => ("gzip", &["-dc"]),
+        [0x02, 0x21, 0x4c, 0x18, ..] => ("lz4", &["-dc"]),
         other => bail!("unknown compression of {}: {:02x?}", image.display(), &other[..other.len().min(6)]),
     };
+    ensure_host_tools(&[("zstd", "zstd"), ("xz", "xz-utils"), ("lz4", "lz4")])?;
     let packed = out.with_extension("packed");
     fs::write(&packed, payload)?;
     let status = Command::new(tool)

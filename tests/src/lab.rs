@@ -82,12 +82,23 @@ fn available_memory() -> u64 {
     kib * 1024
 }
 
+/// Removes what a process of the lab left that has ended without cleaning up.
+pub fn remove_scratch_of(pid: u32) {
+    let pid = pid.to_string();
+    if let Ok(scratch) = scratch_root() {
+        remove_if(&scratch, |owner| owner == pid);
+    }
+}
+
 /// Directories of labs that were killed: named by a process that is no more.
 fn remove_orphans(scratch: &Path) {
+    remove_if(scratch, |owner| !Path::new("/proc").join(owner).exists());
+}
+
+fn remove_if(scratch: &Path, gone: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.split('.').next().unwrap_or_default();
-        if !Path::new("/proc").join(pid).exists() {
+        if gone(name.split('.').next().unwrap_or_default()) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

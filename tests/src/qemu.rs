@@ -50,9 +50,10 @@ impl Qemu {
         &self.artifact.id
     }
 
-    /// `qemu-system-x86_64`, without arguments yet.
+    /// `qemu-system-x86_64`, without arguments yet. It ends with the thread that starts it: a lab that is killed leaves no VM
+    /// behind.
     pub fn command(&self) -> Command {
-        let mut command = self.program("qemu-system-x86_64");
+        let mut command = tied(self.program("qemu-system-x86_64"));
         let share = if self.unpacked { self.artifact.path("usr/share") } else { PathBuf::from("/usr/share") };
         command.arg("-L").arg(share.join("qemu")).arg("-L").arg(share.join("seabios"));
         command
@@ -66,6 +67,20 @@ impl Qemu {
     fn program(&self, name: &str) -> Command {
         program_in(&self.artifact.dir, self.unpacked, name)
     }
+}
+
+/// The same command under setpriv (util-linux), which gives it the signal and becomes it.
+fn tied(command: Command) -> Command {
+    let Some(setpriv) = find_program("setpriv") else { return command };
+    let mut tied = Command::new(setpriv);
+    tied.args(["--pdeathsig", "KILL"]).arg("--").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(name, value),
+            None => tied.env_remove(name),
+        };
+    }
+    tied
 }
 
 fn program_in(dir: &Path, unpacked: bool, name: &str) -> Command {

@@ -151,7 +151,7 @@ impl Drop for PrivateNode {
 pub fn announce(root: &Root, device: &Path) {
     let path = root.join("/sys/block").join(kernel_name(device)).join("uevent");
     if let Err(error) = std::fs::write(&path, "change\n") {
-        tracing::debug!(path = %path.display(), %error, "cannot ask for a uevent");
+        tracing::debug!("{}: cannot ask for a uevent: {error}", path.display());
     }
 }
 

@@ -100,7 +100,7 @@ pub fn run(root: &Root, make: &Make<'_>, device: &Path, kernel: &str, deadline: 
     {
         // Bookworm's xfsprogs 6.1.0 cannot parse its own lts_5.*.conf and lts_6.1.conf: nrext64 is in the wrong
         // section. It says so before it has written anything.
-        tracing::warn!(file = %file.display(), "mkfs.xfs does not take its own feature set: going without");
+        tracing::warn!("mkfs.xfs does not take its own feature set {}: going without", file.display());
         output = exec::run(&program, &arguments(&make_there, None), deadline)?;
     }
     output.check(&program).map_err(|e| match e {

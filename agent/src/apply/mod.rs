@@ -195,6 +195,10 @@ fn run(plan: &Plan, context: &mut Context) -> Result<()> {
             context.covered = place_at(&context.root, target).map_err(|e| in_step(step, e))?;
         }
     }
+    if let Some(step) = plan.steps.iter().find(|s| matches!(s, Step::CreateArray { .. })) {
+        // Before the intent: a kernel without raid0 is no interrupted run.
+        crate::md::kernel::require_raid0(&context.root).map_err(|e| in_step(step, e))?;
+    }
     for (at, step) in plan.steps.iter().enumerate() {
         if needs_lock(step) {
             // All at once, at the first step that needs one: a later one must not find a drive changed by udev.
@@ -208,12 +212,18 @@ fn run(plan: &Plan, context: &mut Context) -> Result<()> {
     Ok(())
 }
 
+/// A field only where it says something.
+fn filled(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
 fn execute_timed(step: &Step, plan: &Plan, context: &mut Context) -> Result<()> {
     let name = step.name();
     let started = Instant::now();
     let result = hit(name).and_then(|()| execute(step, plan, context));
     let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let (device, serial) = about(step);
+    let about = about(step);
+    let (device, serial) = (filled(&about.0), filled(&about.1));
     let note = |ok, error: Option<String>| StepTime { step: name, what: step.to_string(), millis, ok, error };
     match result {
         Ok(problems) if problems.is_empty() => {
@@ -223,7 +233,14 @@ fn execute_timed(step: &Step, plan: &Plan, context: &mut Context) -> Result<()> 
         }
         Ok(problems) => {
             let error = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            tracing::warn!(step = name, device, serial, duration_ms = millis, error, "{step}: not all of it");
+            tracing::warn!(
+                step = name,
+                device,
+                serial,
+                duration_ms = millis,
+                error,
+                "{step}: not all of it: {error}"
+            );
             context.times.push(note(false, Some(error)));
             Ok(())
         }
@@ -237,10 +254,11 @@ fn execute_timed(step: &Step, plan: &Plan, context: &mut Context) -> Result<()> 
                     serial,
                     duration_ms = millis,
                     error = text,
-                    "{step}: failed"
+                    "{step}: failed: {text}"
                 );
                 return Ok(());
             }
+            // The run ends with this error and says it then.
             tracing::error!(
                 step = name,
                 device,

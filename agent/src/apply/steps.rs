@@ -10,6 +10,7 @@ use crate::config::FsKind;
 use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, Identity, RECORD_PATH};
 use crate::md::array as md;
+use crate::md::guard;
 use crate::md::lock::Holds;
 use crate::persist::atomic;
 use crate::plan::{MemberRef, Plan, Step};
@@ -63,6 +64,10 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
                 stripe: *stripe,
                 blank: *blank,
             };
+            if let Some(drive) = single_drive(plan, device, *size) {
+                // The last look at a drive before mkfs: still that drive, nobody's, and empty.
+                guard::claim(&root, &drive)?.ensure_free(None)?;
+            }
             make_filesystem(&make, context)?;
             hit("make-filesystem-done")?;
         }
@@ -151,6 +156,13 @@ fn require_intent(root: &Root, names: impl Fn(&Identity) -> bool, device: &Path)
             device.display()
         ))),
     }
+}
+
+/// The drive that carries the filesystem by itself; none where that is an array.
+fn single_drive(plan: &Plan, device: &Path, size: u64) -> Option<MemberRef> {
+    let promise = plan.promise.as_ref().filter(|p| p.array_uuid.is_none())?;
+    let [serial] = promise.serials.as_slice() else { return None };
+    Some(MemberRef { path: device.to_path_buf(), serial: serial.clone(), sectors: size / 512 })
 }
 
 fn make_filesystem(make: &mkfs::Make<'_>, context: &Context) -> Result<()> {

@@ -21,7 +21,11 @@ pub struct Args {
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     context.require_host("setup");
     context.require_root("setup")?;
-    let config = context.load(&args.config.overrides())?;
+    let config = context.load(&args.config.overrides()).inspect_err(|error| {
+        if args.trigger == Trigger::Boot {
+            crate::setup::give_up_boot(&context.root, error);
+        }
+    })?;
     // Nothing in the configuration is a secret.
     let json = serde_json::to_string(&config).unwrap_or_default();
     tracing::info!(
@@ -30,7 +34,9 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
         wipe_foreign = config.wipe_foreign,
         adopt = config.adopt,
         config = json,
-        "setup starts"
+        "setup starts: nvme-agent {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        args.trigger
     );
     let state = crate::setup::run(&context.root, &config, args.trigger)?;
     let end = format!(

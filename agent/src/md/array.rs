@@ -76,14 +76,16 @@ pub fn create(root: &Root, spec: &CreateSpec<'_>, holds: &Holds) -> Result<PathB
     // The kernel wants them for itself.
     drop(claims);
     let result = written.and_then(|()| {
-        info!(array = %spec.array.display(), uuid = mdadm_uuid(&spec.uuid), "superblocks written");
+        let array = spec.array.display();
+        info!(device = %array, "superblocks written for {array}, UUID {}", mdadm_uuid(&spec.uuid));
         failpoint::hit("md-superblocks").map_err(Error::io(spec.array, "go on"))?;
         start(root, file, minor, 0, spec.members, &superblocks, false)
     });
     if result.is_err() {
         for member in spec.members {
             if let Err(error) = take_back(root, member, &spec.uuid) {
-                warn!(device = %member.path.display(), %error, "cannot take the superblock off again");
+                let member = member.path.display();
+                warn!(device = %member, "{member}: cannot take the superblock off again: {error}");
             }
         }
     }
@@ -215,10 +217,10 @@ fn settle(root: &Root, uuid: Uuid, members: &[MemberRef]) -> Result<Option<PathB
             for member in members {
                 guard::verify_identity(root, member)?;
             }
-            debug!(array = shown.name, "the set runs already");
+            debug!("{}: the set runs already", shown.name);
             return Ok(Some(shown.path()));
         }
-        info!(array = shown.name, members = shown.members.join(","), "stopping a part of the set");
+        info!(device = shown.name, "stopping {}, a part of the set: {}", shown.name, shown.members.join(" "));
         stop_locked(root, &shown.name)?;
     }
     Ok(None)

@@ -53,7 +53,7 @@ pub fn bring_up(root: &Root, minor: u32) -> Result<File> {
             return Err(problem);
         }
         // A device that is just being deleted answers EBUSY, EEXIST or ENXIO until it is gone.
-        debug!(array = name, %problem, "not there yet");
+        debug!("{name} is not there yet: {problem}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -65,7 +65,7 @@ impl Drop for MapLock {
     fn drop(&mut self) {
         // As mdadm does, and before the lock goes (fields drop after this): only its holder may unlink it.
         if let Err(error) = fs::remove_file(&self.path) {
-            warn!(path = %self.path.display(), %error, "cannot remove mdadm's lock file");
+            warn!("{}: cannot remove mdadm's lock file: {error}", self.path.display());
         }
     }
 }
@@ -101,7 +101,7 @@ impl CreatingMark {
             let name = entry.file_name();
             let Some(array) = name.to_str().and_then(|name| name.strip_prefix("creating-")) else { continue };
             if fs::read_to_string(entry.path()).is_ok_and(|text| text.starts_with(MARK)) {
-                warn!(mark = %entry.path().display(), "removing the mark of a run that was killed");
+                warn!("{}: removing the mark of a run that was killed", entry.path().display());
                 let uevent = root.join("/sys/block").join(array).join("uevent");
                 drop(CreatingMark { path: entry.path(), uevent });
             }
@@ -112,13 +112,13 @@ impl CreatingMark {
 impl Drop for CreatingMark {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            warn!(path = %self.path.display(), %error, "cannot remove the mark: systemd will not see the array");
+            warn!("{}: cannot remove the mark: {error}; systemd will not see the array", self.path.display());
         }
         // What udev noted while the mark stood was "not ready". No array (any more): nobody to tell.
         match OpenOptions::new().write(true).open(&self.uevent).and_then(|mut file| file.write_all(b"change"))
         {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                warn!(path = %self.uevent.display(), %error, "cannot tell udev about the array");
+                warn!("{}: cannot tell udev about the array: {error}", self.uevent.display());
             }
             _ => {}
         }

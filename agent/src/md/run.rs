@@ -48,14 +48,14 @@ pub(super) fn start(
     drop(file);
     if let Err(error) = result {
         if let Err(second) = stop_locked(root, &name) {
-            warn!(array = name, error = %second, "cannot stop what was half assembled");
+            warn!(device = name, "{name}: cannot stop what was half assembled: {second}");
         }
         return Err(error);
     }
     if !read_only {
         restart_rw(root, &array)?;
     }
-    info!(array = name, read_only, "array runs");
+    info!(device = name, read_only, "array {name} runs");
     Ok(array)
 }
 
@@ -146,7 +146,7 @@ fn run_read_only(root: &Root, file: &File, name: &str, level: i32) -> std::io::R
     let written = OpenOptions::new().write(true).open(state).and_then(|mut file| file.write_all(b"readonly"));
     match written {
         Err(error) if level == 0 && kernel::has_personality(root, "raid0") => {
-            debug!(array = name, %error, "array_state refuses: RUN_ARRAY instead");
+            debug!("{name}: array_state refuses, RUN_ARRAY instead: {error}");
             run_array(file)
         }
         other => other,

@@ -51,7 +51,7 @@ pub fn examine(path: &Path, sectors: u64, mounted_as: Option<&str>, prober: &dyn
         Ok(seen) => seen,
         Err(error) => return Ok(unreadable(error)),
     };
-    debug!(device = %path.display(), ?seen, "looked at the content");
+    debug!(device = %path.display(), "{}: {seen:?}", path.display());
     let probe = || prober.probe(path);
     Ok(match seen {
         Seen::Blank => Content::Blank,

@@ -109,7 +109,7 @@ fn fresh() -> Fresh {
 fn timed<T>(part: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let result = work();
-    debug!(part, duration_us = start.elapsed().as_micros() as u64, ok = result.is_ok(), "looked");
+    debug!(duration_us = start.elapsed().as_micros() as u64, ok = result.is_ok(), "looked at {part}");
     result
 }
 

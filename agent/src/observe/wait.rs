@@ -100,7 +100,11 @@ pub fn settle(sysfs: &Sysfs<'_>, config: &Config) -> Result<Functions> {
         if (functions.pending.is_empty() && enough) || left.is_zero() {
             return Ok(functions);
         }
-        debug!(pending = ?functions.pending, expected, left_s = left.as_secs(), "waiting for drives");
+        debug!(
+            "waiting for drives, {} s left; {expected} expected, pending: {:?}",
+            left.as_secs(),
+            functions.pending
+        );
         std::thread::sleep(pause.min(left));
         pause = (pause * 2).min(LAST_PAUSE);
     }

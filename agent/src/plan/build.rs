@@ -154,7 +154,11 @@ pub fn absent() -> Plan {
 
 /// Lowest md number that no array has, counting those that a plan stops first as gone.
 fn free_name(inventory: &Inventory, stopped: &[PathBuf]) -> String {
-    let taken = |name: &str| inventory.arrays.iter().any(|a| a.name == name && !stopped.contains(&a.path()));
+    // A node without members is what a killed run (of anybody's) left: nothing is on it.
+    let taken = |name: &str| {
+        let holds = |a: &Array| a.is_running() || !a.members.is_empty();
+        inventory.arrays.iter().any(|a| a.name == name && holds(a) && !stopped.contains(&a.path()))
+    };
     (0..).map(|n| format!("md{n}")).find(|name| !taken(name)).unwrap_or_else(|| "md0".into())
 }
 

@@ -112,6 +112,8 @@ fn drives_are_usable(inventory: &Inventory) -> Judgement<()> {
                 Use::Holder { name } if own_array(inventory, name).is_some() => {}
                 // The kernel holds members of an array exclusively: that is the holder, told twice.
                 Use::Exclusive if drive.uses.iter().any(|u| matches!(u, Use::Holder { .. })) => {}
+                // A partition table that nobody uses is a signature like others, which may be wiped on demand.
+                Use::Partitions { .. } if matches!(drive.content, Content::Foreign { .. }) => {}
                 by => busy.push(format!("{} {}", who(drive), in_words(by))),
             }
         }
@@ -257,7 +259,9 @@ fn with_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan
         return on_complete_set(inventory, config, set);
     }
     let (drives, wanted) = (inventory.drives.len(), set.first.raid_disks as usize);
-    if config.wipe_foreign {
+    let ours = evidence::of_set(inventory, config, set.uuid);
+    // A member of our own set that is away is no foreign signature.
+    if config.wipe_foreign && !(drives < wanted && ours.is_some()) {
         return build::make(inventory, config, Make::wiping(everything(inventory)));
     }
     if drives < wanted {
@@ -270,7 +274,7 @@ fn with_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan
         );
     }
     if odd.is_empty() && drives == wanted && set.first.level == 0 {
-        if let Some(why) = evidence::of_set(inventory, config, set.uuid) {
+        if let Some(why) = ours {
             return build::make(inventory, config, Make::rebuilding(set, why));
         }
         let mut found = vec![set.describe()];
@@ -352,7 +356,7 @@ fn on_device(
     match content {
         Content::Blank => build::make(inventory, config, Make::creating()),
         Content::Unknown if unknown_is_licensed(inventory, config) => {
-            build::make(inventory, config, Make::creating())
+            build::make(inventory, config, Make::over_unknown(inventory))
         }
         Content::Filesystem(fs) => match evidence::of_filesystem(inventory, config, fs, device.carrier()) {
             Some(why) => build::adopt(inventory, config, device, fs, why),

@@ -21,7 +21,8 @@ pub fn of_filesystem(inventory: &Inventory, config: &Config, fs: &Filesystem, on
     if config.adopt {
         return Some("--adopt".into());
     }
-    if fs.label.as_deref() == Some(config.fs_label().as_str()) {
+    // A label of the operator's own choice does not say for which target it was made, and may be anybody's.
+    if config.label.is_empty() && fs.label.as_deref() == Some(config.fs_label().as_str()) {
         return Some(format!("it carries the label {}", config.fs_label()));
     }
     if let Some(record) = &inventory.record

@@ -219,7 +219,6 @@ fn act(root: &Root, work: &Work, machine: &dyn Machine) -> Result<Vec<String>> {
             return Err(Error::io(target, "unmount")(error));
         }
         done.push(format!("unmounted {target}"));
-        tracing::info!(target, "unmounted");
     }
     for array in &work.stop {
         machine.stop(array)?;

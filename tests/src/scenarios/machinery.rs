@@ -16,6 +16,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "lab-channel", tier: Tier::Normal, run: channel },
     Scenario { name: "lab-reboot", tier: Tier::Normal, run: reboot },
     Scenario { name: "lab-stop-start", tier: Tier::Normal, run: stop_start },
+    Scenario { name: "lab-bookworm", tier: Tier::Normal, run: bookworm },
 ];
 
 /// Restores, plugs, and finds exactly what EC2 would show.
@@ -141,4 +142,18 @@ fn by_hand(vm: &mut Vm, timeout: u32) -> Result<()> {
          echo here > /etc/marker; sync"
     ))
     .map(drop)
+}
+
+/// bookworm's userland by itself: what a scenario finds there is the agent's doing, not the lab's.
+fn bookworm(ctx: &Ctx) -> Result<()> {
+    ctx.vm(Guest::Bookworm, |vm| {
+        vm.plug(&DriveSpec::many(2, 4 * GIB))?;
+        by_hand(vm, 90)?;
+        let boot = vm.boot_again(&[1, ROOT, 0], BlankDrives::Keep)?;
+        boot.clean()?;
+        ensure!(vm.ok("cat /mnt/file; findmnt -no SOURCE /mnt")?.starts_with("kept\n/dev/md"));
+        ensure!(vm.ok("systemctl is-active dbus.service")? == "active");
+        ensure!(vm.ok("systemctl --version | head -n 1")?.starts_with("systemd 252"));
+        Ok(())
+    })
 }

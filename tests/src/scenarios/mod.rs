@@ -2,11 +2,24 @@
 
 use crate::runner::Scenario;
 
+mod cloudinit;
+mod company;
 mod fresh;
+mod journal;
+mod kit;
 mod machinery;
 mod oracle;
 
-/// All of them, in the order in which they run.
+/// All of them, in the order in which they run. One a line, so that branches merge.
+#[rustfmt::skip]
 pub fn all() -> Vec<Scenario> {
-    [machinery::SCENARIOS, fresh::SCENARIOS, oracle::SCENARIOS].concat()
+    [
+        machinery::SCENARIOS,
+        fresh::SCENARIOS,
+        journal::SCENARIOS,
+        cloudinit::SCENARIOS,
+        company::SCENARIOS,
+        oracle::SCENARIOS,
+    ]
+    .concat()
 }

@@ -386,3 +386,55 @@ fn a_set_of_another_level_is_looked_into_and_never_rebuilt() {
     inventory.record = Some(identity(&["AWS1", "AWS2"], Some(SET)));
     assert_eq!(refused(&inventory).reason, Reason::ForeignData);
 }
+
+#[test]
+fn a_partition_table_nobody_uses_is_a_signature_and_not_a_use() {
+    let with = |content| {
+        let mut inventory = machine(&[content, Content::Blank]);
+        inventory.drives[0].uses.push(Use::Partitions { names: vec!["nvme1n1p1".into()] });
+        inventory
+    };
+    let gpt = with(foreign("gpt"));
+    let refusal = refused(&gpt);
+    assert_eq!(refusal.reason, Reason::ForeignData);
+    assert!(refusal.to_string().contains("`gpt`"), "{refusal}");
+    assert!(names(&plan(&gpt, &wiping()).unwrap()).contains(&"wipe"));
+    // Partitions without a table that we can see: somebody knows more than we do.
+    assert_eq!(plan(&with(Content::Blank), &wiping()).unwrap_err().reason, Reason::DriveInUse);
+    let mut mounted = gpt;
+    mounted.drives[0].uses.push(Use::Mounted { at: "/data".into() });
+    assert_eq!(plan(&mounted, &wiping()).unwrap_err().reason, Reason::DriveInUse);
+}
+
+#[test]
+fn unknown_data_that_counts_as_blank_is_wiped_first() {
+    for contents in [vec![Content::Unknown], vec![Content::Unknown, Content::Blank]] {
+        let mut inventory = machine(&contents);
+        inventory.host.first_boot = true;
+        let plan = planned(&inventory);
+        let Some(Step::Wipe { devices, .. }) = plan.steps.get(1) else { panic!("{:?}", names(&plan)) };
+        assert_eq!(devices.len(), 1);
+    }
+}
+
+#[test]
+fn a_label_of_the_operators_choice_is_no_evidence() {
+    let config = Config { label: "data".into(), ..Config::default() };
+    let inventory = machine(&[filesystem(Some("data"))]);
+    assert_eq!(plan(&inventory, &config).unwrap_err().reason, Reason::ForeignData);
+}
+
+#[test]
+fn wipe_foreign_gives_up_a_broken_foreign_set_but_waits_for_a_member_of_ours() {
+    let mut inventory = machine(&[member(0, 2)]);
+    assert_eq!(plan(&inventory, &wiping()).unwrap().outcome, Outcome::Create);
+    inventory.record = Some(identity(&["AWS1", "AWS9"], Some(SET)));
+    assert_eq!(plan(&inventory, &wiping()).unwrap_err().reason, Reason::MemberMissing);
+}
+
+#[test]
+fn an_empty_md_node_that_a_killed_run_left_is_used_again() {
+    let mut inventory = machine(&[Content::Blank, Content::Blank]);
+    inventory.arrays.push(Array { members: Vec::new(), ..array("md0", "clear", 0, Content::Unexamined) });
+    assert_eq!(planned(&inventory).promise.unwrap().device, "md0");
+}
