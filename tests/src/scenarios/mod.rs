@@ -6,7 +6,7 @@ mod cloudinit;
 mod company;
 mod fresh;
 mod journal;
-mod kit;
+pub(crate) mod kit;
 mod machinery;
 mod oracle;
 
