@@ -5,6 +5,7 @@ use crate::runner::Scenario;
 mod cloudinit;
 mod company;
 mod fresh;
+mod guests;
 mod journal;
 mod kit;
 mod machinery;
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
         fresh::SCENARIOS,
+        guests::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
