@@ -32,6 +32,9 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     match lock {
         // Whoever holds the lock reports.
         Err(busy @ Error::Busy { .. }) => Err(busy),
+        // A call from a wrong place (a container, a unit with a namespace of its own) says nothing about the storage: what
+        // this boot's last setup came to still holds.
+        Err(unsuitable) if matches!(State::load(root), Ok(Some(_))) => Err(unsuitable),
         Err(error) => session.report(root, config, Err(error)),
         Ok(_held) => {
             let result = session.work(root, config);
@@ -296,4 +299,22 @@ fn disable_fstab(root: &Root, config: &Config) -> Result<()> {
     atomic::replace_if(&path, Some(&text), &without)?;
     tracing::warn!("{FSTAB_PATH}: our line for {} is commented out until setup works again", config.target);
     systemd::reload(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_from_an_unsuitable_place_is_the_state_only_where_there_is_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let call = || run(&root, &Config::default(), Trigger::Hand).unwrap_err().exit_code();
+        assert_eq!(call(), 5);
+        let first = State::load(&root).unwrap().unwrap();
+        assert_eq!((first.state, first.reason.as_str()), (Health::Failed, "UnsuitableEnvironment"));
+        State::new(&root, Health::Ready, "SetupComplete", "").write(&root).unwrap();
+        assert_eq!(call(), 5);
+        assert_eq!(State::load(&root).unwrap().unwrap().state, Health::Ready);
+    }
 }
