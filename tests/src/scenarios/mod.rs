@@ -10,6 +10,7 @@ mod crash;
 mod errors;
 mod exec;
 mod fresh;
+mod guests;
 mod fstab;
 mod inuse;
 mod journal;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Scenario> {
         machinery::SCENARIOS,
         oracle::SCENARIOS,
         fresh::SCENARIOS,
+        guests::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
