@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_refusal_ends_with_the_code_of_its_class() {
-        let code = |reason| Error::Refused(Refusal { reason, found: Vec::new(), next: String::new() }).exit_code();
+        let code =
+            |reason| Error::Refused(Refusal { reason, found: Vec::new(), next: String::new() }).exit_code();
         assert_eq!(code(Reason::ForeignData), 3);
         assert_eq!(code(Reason::FstabConflict), 3);
         assert_eq!(code(Reason::DriveMissing), 6);

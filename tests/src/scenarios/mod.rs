@@ -2,15 +2,14 @@
 
 use crate::runner::Scenario;
 
+mod again;
 mod cloudinit;
 mod company;
-mod fresh;
-mod journal;
-mod again;
 mod errors;
 mod exec;
 mod fresh;
 mod fstab;
+mod journal;
 mod kit;
 mod machinery;
 mod refusal;
