@@ -16,6 +16,11 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(240);
 /// The position of the root volume in an order of [`Boot`].
 pub const ROOT: usize = usize::MAX;
 
+/// A boot without systemd and udev: the kernel, and bash as its first process, which mounts what the agent cannot do without
+/// and becomes the lab's channel. No `=` in it, which the kernel would take for the end of a parameter's name.
+const MINI: &str = "init=/bin/bash -- -c \"mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev; \
+    mount -t tmpfs run /run; mount -t tmpfs tmp /tmp; mount -o remount,rw /; exec perl /usr/lib/lab/channel.pl\"";
+
 /// What the drives hold at the next boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlankDrives {
@@ -88,6 +93,21 @@ impl Vm<'_> {
         self.booted(started)
     }
 
+    /// Boots a VM that is off without systemd and udev, in a fifth of the time: same kernel, same root disk, /proc, /sys, /dev,
+    /// and a tmpfs on /run and /tmp. Nothing is started, nothing is assembled, nothing is mounted by fstab. The drives
+    /// keep what they hold. Returns the seconds that it took. Only [`Vm::crash`] ends it.
+    pub fn power_on_mini(&mut self, order: &[usize]) -> Result<f64> {
+        let started = Instant::now();
+        let append = format!("{} {MINI}", self.append);
+        let usual = std::mem::replace(&mut self.append, append);
+        let result = self.power_on_without_waiting(order, BlankDrives::Keep);
+        self.append = usual;
+        result?;
+        let wall = started.elapsed().as_secs_f64();
+        self.note(&format!("booted without systemd in {wall:.1} s"));
+        Ok(wall)
+    }
+
     /// Boots a VM that is off; returns as soon as scripts can be run, early in the boot.
     pub fn power_on_without_waiting(&mut self, order: &[usize], drives: BlankDrives) -> Result<()> {
         let mut order = order.to_vec();
@@ -143,7 +163,7 @@ impl Vm<'_> {
         self.machine()?
             .channel
             .ready(Duration::from_secs(120))
-            .context("the guest does not get as far as systemd")
+            .context("the guest does not get as far as its command channel")
     }
 
     fn booted(&mut self, started: Instant) -> Result<Boot> {

@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::dist;
 use crate::image::Guest;
@@ -116,6 +117,13 @@ pub fn workspace() -> PathBuf {
     tests.parent().unwrap_or(tests).to_owned()
 }
 
+/// The cargo that built this, in the checkout.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace());
+    cargo
+}
+
 fn from_panic(panic: &(dyn Any + Send)) -> anyhow::Error {
     let text =
         panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -124,6 +132,9 @@ fn from_panic(panic: &(dyn Any + Send)) -> anyhow::Error {
 
 /// Runs one scenario in this process.
 pub fn run_one(lab: &Lab, scenario: &Scenario, logs: &Path) -> Result<()> {
+    // Logs of the last run only: whoever looks after a failure must not find an older one's.
+    let _ = std::fs::remove_dir_all(logs);
+    std::fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
     let ctx = Ctx { lab, logs: logs.to_owned(), failed: Mutex::default() };
     let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&ctx)))
         .unwrap_or_else(|panic| Err(from_panic(&*panic)));

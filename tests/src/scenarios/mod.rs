@@ -5,6 +5,10 @@ use crate::runner::Scenario;
 mod again;
 mod cloudinit;
 mod company;
+mod boot;
+mod cloudinit;
+mod company;
+mod crash;
 mod errors;
 mod exec;
 mod fresh;
@@ -12,6 +16,7 @@ mod fstab;
 mod journal;
 mod kit;
 mod machinery;
+mod oracle;
 mod refusal;
 mod rig;
 mod teardown;
@@ -21,16 +26,19 @@ mod teardown;
 pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
+        oracle::SCENARIOS,
         fresh::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
+        boot::SCENARIOS,
         again::SCENARIOS,
         errors::SCENARIOS,
         fstab::SCENARIOS,
         exec::SCENARIOS,
         refusal::SCENARIOS,
         teardown::SCENARIOS,
+        crash::SCENARIOS,
     ]
     .concat()
 }
