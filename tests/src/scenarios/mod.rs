@@ -3,8 +3,6 @@
 use crate::runner::Scenario;
 
 mod again;
-mod cloudinit;
-mod company;
 mod boot;
 mod cloudinit;
 mod company;
