@@ -9,8 +9,12 @@ mod company;
 mod crash;
 mod errors;
 mod exec;
+mod boot;
+mod cloudinit;
+mod company;
 mod fresh;
 mod fstab;
+mod inuse;
 mod journal;
 mod kit;
 mod machinery;
@@ -37,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
+        inuse::SCENARIOS,
     ]
     .concat()
 }
