@@ -10,9 +10,8 @@ mod crash;
 mod errors;
 mod exec;
 mod fresh;
-mod guests;
 mod fstab;
-mod inuse;
+mod guests;
 mod journal;
 pub(crate) mod kit;
 mod machinery;
@@ -40,7 +39,6 @@ pub fn all() -> Vec<Scenario> {
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
-        inuse::SCENARIOS,
     ]
     .concat()
 }
