@@ -2,8 +2,10 @@
 
 use crate::runner::Scenario;
 
+mod adoption;
 mod cloudinit;
 mod company;
+mod ebs;
 mod fresh;
 mod inuse;
 mod journal;
@@ -23,6 +25,8 @@ pub fn all() -> Vec<Scenario> {
         company::SCENARIOS,
         refusal::SCENARIOS,
         inuse::SCENARIOS,
+        adoption::SCENARIOS,
+        ebs::SCENARIOS,
     ]
     .concat()
 }

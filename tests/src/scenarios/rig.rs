@@ -99,11 +99,7 @@ impl<'v, 'lab> Rig<'v, 'lab> {
         }
         let after = self.everything()?;
         ensure!(before.0 == after.0, "{commands:?} changed bytes of a drive");
-        ensure!(
-            before.1 == after.1,
-            "{commands:?} changed the host:\n{}",
-            difference(&before.1, &after.1)
-        );
+        ensure!(before.1 == after.1, "{commands:?} changed the host:\n{}", difference(&before.1, &after.1));
         Ok(())
     }
 
@@ -119,7 +115,8 @@ impl<'v, 'lab> Rig<'v, 'lab> {
     /// setup with these arguments ends ready, and nothing but ours is on the drives and on what they make.
     pub fn becomes_ours(&mut self, arguments: &str) -> Result<()> {
         self.vm.ok(&format!("nvme-agent setup {arguments}"))?;
-        let nodes: Vec<&str> = self.names.split("; ").filter_map(|pair| pair.split_once('=')).map(|p| p.1).collect();
+        let nodes: Vec<&str> =
+            self.names.split("; ").filter_map(|pair| pair.split_once('=')).map(|p| p.1).collect();
         let seen = self.vm.ok(&format!(
             "udevadm settle; read -r source at type rest < <(grep ' /tmp ' /proc/self/mounts | tail -1); echo $type
              d='{0}'; [ \"$source\" = '{0}' ] || d=\"$d $source\"; wipefs -nO TYPE $d | sort | uniq -c
@@ -127,7 +124,8 @@ impl<'v, 'lab> Rig<'v, 'lab> {
              grep -o '\"state\": *\"ready\"' /run/nvme-agent/state.json",
             nodes.join(" ")
         ))?;
-        let lines: Vec<String> = seen.lines().map(|l| l.split_ascii_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let lines: Vec<String> =
+            seen.lines().map(|l| l.split_ascii_whitespace().collect::<Vec<_>>().join(" ")).collect();
         let members = format!("{} linux_raid_member", nodes.len());
         let (single, ready) = (nodes.len() == 1, "\"state\": \"ready\"");
         let wanted: Vec<&str> = if single {
@@ -143,7 +141,10 @@ impl<'v, 'lab> Rig<'v, 'lab> {
 /// Lines that only one of two has.
 fn difference(before: &str, after: &str) -> String {
     let only = |one: &str, other: &str, sign: char| -> Vec<String> {
-        one.lines().filter(|line| !other.lines().any(|o| o == *line)).map(|line| format!("{sign} {line}")).collect()
+        one.lines()
+            .filter(|line| !other.lines().any(|o| o == *line))
+            .map(|line| format!("{sign} {line}"))
+            .collect()
     };
     [only(before, after, '-'), only(after, before, '+')].concat().join("\n")
 }
