@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::plan::Refusal;
+use crate::plan::{Reason, Refusal};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -60,6 +60,8 @@ impl Error {
         match self {
             Error::Other(_) | Error::Io { .. } | Error::Child { .. } => 1,
             Error::Refused(refusal) if refusal.reason.is_missing() => 6,
+            // A program is missing, whoever noticed it.
+            Error::Refused(refusal) if refusal.reason == Reason::MkfsMissing => 5,
             Error::Refused(_) => 3,
             Error::Config(_) => 4,
             Error::Environment(_) => 5,
@@ -86,5 +88,22 @@ impl Error {
             Error::Busy { .. } => "AnotherRunIsActive".into(),
             Error::Io { .. } | Error::Child { .. } | Error::Other(_) => "SetupFailed".into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_ends_with_the_code_of_its_class() {
+        let code =
+            |reason| Error::Refused(Refusal { reason, found: Vec::new(), next: String::new() }).exit_code();
+        assert_eq!(code(Reason::ForeignData), 3);
+        assert_eq!(code(Reason::FstabConflict), 3);
+        assert_eq!(code(Reason::DriveMissing), 6);
+        assert_eq!(code(Reason::MemberMissing), 6);
+        // Documented as "a program missing", and so said by the step, too.
+        assert_eq!(code(Reason::MkfsMissing), 5);
     }
 }

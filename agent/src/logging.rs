@@ -19,7 +19,6 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::error::Error;
 use crate::root::Root;
 
 /// Where journald listens: fixed in tracing-journald, and in systemd.
@@ -85,14 +84,14 @@ fn journal() -> Option<(tracing_journald::Layer, gate::Gate)> {
 impl Logging {
     /// Says a command's final error: once in the journal where there is one, once on a stderr that is not the
     /// journal.
-    pub fn error(&self, error: &Error, code: u8) {
+    pub fn error(&self, message: &str, reason: &str, code: u8) {
         if self.to_journal {
-            tracing::error!(reason = error.reason(), exit_code = code, "{error}");
+            tracing::error!(reason, exit_code = code, "{message}");
             if self.stderr_is_journal {
                 return;
             }
         }
-        let _ = std::io::stderr().write_all(stderr::line("error", &error.to_string()).as_bytes());
+        let _ = std::io::stderr().write_all(stderr::line("error", message).as_bytes());
     }
 }
 

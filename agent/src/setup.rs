@@ -32,6 +32,9 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     match lock {
         // Whoever holds the lock reports.
         Err(busy @ Error::Busy { .. }) => Err(busy),
+        // A call from a wrong place (a container, a unit with a namespace of its own) says nothing about the storage: what
+        // this boot's last setup came to still holds.
+        Err(unsuitable) if matches!(State::load(root), Ok(Some(_))) => Err(unsuitable),
         Err(error) => session.report(root, config, Err(error)),
         Ok(_held) => {
             let result = session.work(root, config);
@@ -157,23 +160,29 @@ impl Session {
             }
             self.problems = context.problems().collect();
             self.promise = plan.promise.clone();
-            if let Some(promise) = &plan.promise {
-                let after = observe::observe(root, config, How { examine: true, wait: false })?;
-                self.capacity = capacity(&after, promise);
-                self.problems.extend(verify(&after, promise)?);
-            }
-            // Only at boot are there jobs (tmp.mount) that wait for us and must find systemd with the new fstab.
-            if self.trigger == Trigger::Boot
-                && let Err(error) = context.finish()
-            {
+            let verified = match &plan.promise {
+                Some(promise) => self.verify(root, config, promise),
+                None => Ok(()),
+            };
+            // Also where verify found fault. Only at boot are there jobs (tmp.mount) that wait for us and must find systemd
+            // with the new fstab.
+            if let Err(error) = context.finish(self.trigger == Trigger::Boot) {
                 self.problems.push(error.to_string());
             }
+            verified?;
             self.assembled.clear();
             return Ok(plan);
         }
         Err(Error::Other(format!(
             "after {ROUNDS} rounds the arrays are still not what they were made to be; look into the kernel log and at udev rules for md"
         )))
+    }
+
+    fn verify(&mut self, root: &Root, config: &Config, promise: &Promise) -> Result<()> {
+        let after = observe::observe(root, config, How { examine: true, wait: false })?;
+        self.capacity = capacity(&after, promise);
+        self.problems.extend(verify(&after, promise)?);
+        Ok(())
     }
 
     /// A run that failed leaves nothing in the way of the boot: an array that was only looked into is stopped again, and
@@ -236,6 +245,8 @@ impl Session {
         state.trigger = self.trigger;
         state.finished = state::rfc3339(SystemTime::now());
         state.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let children = crate::exec::time_in_children();
+        state.children_ms = u64::try_from(children.as_millis()).unwrap_or(u64::MAX);
         state.target.clone_from(&config.target);
         state.steps.clone_from(&self.steps);
         state.persistence.clone_from(&self.problems);
@@ -296,4 +307,22 @@ fn disable_fstab(root: &Root, config: &Config) -> Result<()> {
     atomic::replace_if(&path, Some(&text), &without)?;
     tracing::warn!("{FSTAB_PATH}: our line for {} is commented out until setup works again", config.target);
     systemd::reload(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_from_an_unsuitable_place_is_the_state_only_where_there_is_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let call = || run(&root, &Config::default(), Trigger::Hand).unwrap_err().exit_code();
+        assert_eq!(call(), 5);
+        let first = State::load(&root).unwrap().unwrap();
+        assert_eq!((first.state, first.reason.as_str()), (Health::Failed, "UnsuitableEnvironment"));
+        State::new(&root, Health::Ready, "SetupComplete", "").write(&root).unwrap();
+        assert_eq!(call(), 5);
+        assert_eq!(State::load(&root).unwrap().unwrap().state, Health::Ready);
+    }
 }

@@ -86,6 +86,8 @@ pub struct Report {
     /// The last setup of this boot.
     pub last_setup: Option<SetupPart>,
     pub persistence: PersistencePart,
+    /// The machine itself; none for another root than this machine's.
+    pub host: Option<HostPart>,
     /// Said aloud by the last setup.
     pub notes: Vec<String>,
     /// Parts that could not be read, and why.
@@ -150,6 +152,18 @@ pub struct SetupPart {
 pub struct PersistencePart {
     pub in_order: bool,
     pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPart {
+    /// As `uname -r` says it; none where it could not be read, as all of these.
+    pub kernel: Option<String>,
+    /// In seconds.
+    pub uptime_s: Option<u64>,
+    /// In bytes.
+    pub memory_bytes: Option<u64>,
+    /// In bytes, what programs could still get.
+    pub memory_available_bytes: Option<u64>,
 }
 
 /// Looks at the machine under `root` and judges it. `problems` are the caller's own, to be told along.

@@ -159,6 +159,8 @@ fn who_is_not_root_is_told_so_and_nothing_happens() {
         assert!(text(&output.stderr).contains("must run as root"), "{}", text(&output.stderr));
         assert!(output.stdout.is_empty());
     }
+    let output = Std::new(&binary).arg("plan").env_clear().uid(65534).gid(65534).output().unwrap();
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     let output = Std::new(&binary).arg("status").env_clear().uid(65534).gid(65534).output().unwrap();
     assert!(output.stdout.starts_with(b"not-set-up"), "{}", text(&output.stdout));
     assert_eq!(output.status.code(), Some(12));

@@ -16,6 +16,11 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(240);
 /// The position of the root volume in an order of [`Boot`].
 pub const ROOT: usize = usize::MAX;
 
+/// A boot without systemd and udev: the kernel, and bash as its first process, which mounts what the agent cannot do without
+/// and becomes the lab's channel. No `=` in it, which the kernel would take for the end of a parameter's name.
+const MINI: &str = "init=/bin/bash -- -c \"mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev; \
+    mount -t tmpfs run /run; mount -t tmpfs tmp /tmp; mount -o remount,rw /; exec perl /usr/lib/lab/channel.pl\"";
+
 /// What the drives hold at the next boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlankDrives {
@@ -23,6 +28,8 @@ pub enum BlankDrives {
     Keep,
     /// Nothing: an instance's stop and start.
     Blank,
+    /// Nothing, and they are other drives, with other serials: a start on another host.
+    Replaced,
 }
 
 /// How a boot went.
@@ -88,6 +95,21 @@ impl Vm<'_> {
         self.booted(started)
     }
 
+    /// Boots a VM that is off without systemd and udev, in a fifth of the time: same kernel, same root disk, /proc, /sys, /dev,
+    /// and a tmpfs on /run and /tmp. Nothing is started, nothing is assembled, nothing is mounted by fstab. The drives
+    /// keep what they hold. Returns the seconds that it took. Only [`Vm::crash`] ends it.
+    pub fn power_on_mini(&mut self, order: &[usize]) -> Result<f64> {
+        let started = Instant::now();
+        let append = format!("{} {MINI}", self.append);
+        let usual = std::mem::replace(&mut self.append, append);
+        let result = self.power_on_without_waiting(order, BlankDrives::Keep);
+        self.append = usual;
+        result?;
+        let wall = started.elapsed().as_secs_f64();
+        self.note(&format!("booted without systemd in {wall:.1} s"));
+        Ok(wall)
+    }
+
     /// Boots a VM that is off; returns as soon as scripts can be run, early in the boot.
     pub fn power_on_without_waiting(&mut self, order: &[usize], drives: BlankDrives) -> Result<()> {
         let mut order = order.to_vec();
@@ -104,8 +126,11 @@ impl Vm<'_> {
             let drive = self.drives.get_mut(index).with_context(|| format!("no drive {index}"))?;
             drive.plugged = true;
             drive.number = number;
-            if drives == BlankDrives::Blank {
+            if drives != BlankDrives::Keep {
                 drive.blank()?;
+            }
+            if drives == BlankDrives::Replaced {
+                drive.serial = other_serial(&drive.serial);
             }
             self.ports.insert(index, port);
         }
@@ -143,7 +168,7 @@ impl Vm<'_> {
         self.machine()?
             .channel
             .ready(Duration::from_secs(120))
-            .context("the guest does not get as far as systemd")
+            .context("the guest does not get as far as its command channel")
     }
 
     fn booted(&mut self, started: Instant) -> Result<Boot> {
@@ -188,6 +213,20 @@ impl Vm<'_> {
     }
 }
 
+/// A serial as of another drive of the same kind: the digit before the last four counts up.
+fn other_serial(serial: &str) -> String {
+    let at = serial.len().saturating_sub(5);
+    serial
+        .char_indices()
+        .map(|(index, c)| match c.to_digit(16) {
+            Some(digit) if index == at => {
+                char::from_digit((digit + 1) % 16, 16).unwrap_or(c).to_ascii_uppercase()
+            }
+            _ => c,
+        })
+        .collect()
+}
+
 /// Waits until the console, from this byte on, shows that NVMe controller `number` has been found.
 fn wait_for_number(console: &Path, from: u64, number: usize) -> Result<()> {
     let line = format!("nvme nvme{number}: pci function");
@@ -200,5 +239,17 @@ fn wait_for_number(console: &Path, from: u64, number: usize) -> Result<()> {
         }
         anyhow::ensure!(Instant::now() < end, "the console does not show {line:?}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::other_serial;
+
+    #[test]
+    fn another_drive_has_another_serial() {
+        assert_eq!(other_serial("AWS00002200000000001"), "AWS00002200000010001");
+        assert_eq!(other_serial("AWS000022000000F0001"), "AWS00002200000000001");
+        assert_eq!(other_serial("x"), "x");
     }
 }

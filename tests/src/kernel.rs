@@ -70,16 +70,21 @@ fn build(dir: &Path, suite: &str) -> Result<()> {
     let root = dir.join("root");
     fs::create_dir(&root)?;
     // Up to bookworm modules are under /lib, later under /usr/lib.
-    let wanted = ["--wildcards", "./boot/vmlinuz-*", "*/lib/modules/*"];
+    let wanted = ["--wildcards", "*/vmlinuz*", "*/lib/modules/*"];
     run(Command::new("tar").arg("-C").arg(&root).arg("-xf").arg(&tar).args(wanted).arg("--no-same-owner"))?;
     fs::remove_file(&tar)?;
     if root.join("lib").is_dir() {
         fs::create_dir_all(root.join("usr"))?;
         fs::rename(root.join("lib"), root.join("usr/lib"))?;
     }
-    let image = only_entry(&root.join("boot"))?;
-    vmlinux(&image, &dir.join("vmlinux"))?;
     let modules = only_entry(&root.join("usr/lib/modules"))?;
+    // Newer kernels come beside their modules.
+    let beside = modules.join("vmlinuz");
+    let image = if beside.exists() { beside } else { only_entry(&root.join("boot"))? };
+    vmlinux(&image, &dir.join("vmlinux"))?;
+    for unused in ["vmlinuz", "System.map"] {
+        let _ = fs::remove_file(modules.join(unused));
+    }
     let version = modules.file_name().context("a modules directory")?.to_string_lossy().into_owned();
     fs::write(dir.join("version"), &version)?;
     // The guest's modprobe is slow enough without xz.

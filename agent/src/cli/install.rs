@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
+
 use super::Context;
 use crate::config::Overrides;
-use crate::error::Result;
 use crate::{apply, install};
 
 /// Install the binary, its units and its udev rule, and enable them for every boot

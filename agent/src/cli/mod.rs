@@ -11,11 +11,12 @@ mod teardown;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{self, Config, Overrides};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::logging::{self, Kind, Logging};
 use crate::root::Root;
 
@@ -120,7 +121,7 @@ struct Context {
 
 impl Context {
     /// The configuration, with `overrides` on top.
-    fn load(&self, overrides: &Overrides) -> Result<Config> {
+    fn load(&self, overrides: &Overrides) -> Result<Config, Error> {
         config::load(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
     }
 
@@ -138,7 +139,7 @@ impl Context {
     }
 
     /// Commands that change the machine can do so as root only.
-    fn require_root(&self, what: &str) -> Result<()> {
+    fn require_root(&self, what: &str) -> Result<(), Error> {
         match nix::unistd::geteuid() {
             user if user.is_root() || !self.root.is_host() => Ok(()),
             user => Err(Error::Environment(format!(
@@ -173,7 +174,7 @@ pub fn run() -> ExitCode {
     let logging = logging::init(&root, kind, level.as_ref().map_or(LevelFilter::INFO, |level| *level));
     let file = cli.global.config.or_else(|| std::env::var_os("NVME_AGENT_CONFIG").map(PathBuf::from));
     let context = Context { root, config: file, logging };
-    let result = level.and_then(|_| match cli.command {
+    let result = level.map_err(anyhow::Error::from).and_then(|_| match cli.command {
         Command::Setup(args) => setup::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),
         Command::Status(args) => status::run(&context, &args),
@@ -181,13 +182,34 @@ pub fn run() -> ExitCode {
         Command::Teardown(args) => teardown::run(&context, &args),
     });
     ExitCode::from(result.unwrap_or_else(|error| {
-        let code = error.exit_code();
-        context.logging.error(&error, code);
-        code
+        let end = End::of(&error);
+        context.logging.error(&end.message, &end.reason, end.code);
+        end.code
     }))
 }
 
-fn log_level(flag: Option<LogLevel>, kind: Kind) -> Result<LevelFilter> {
+/// How a failed command ends. The library's errors have a class and say everything there is to say; whatever else goes
+/// wrong at this edge is an error inside nvme-agent.
+#[derive(Debug, PartialEq, Eq)]
+struct End {
+    code: u8,
+    /// CamelCase.
+    reason: String,
+    message: String,
+}
+
+impl End {
+    fn of(error: &anyhow::Error) -> End {
+        match error.downcast_ref::<Error>() {
+            Some(error) => {
+                End { code: error.exit_code(), reason: error.reason(), message: error.to_string() }
+            }
+            None => End { code: 1, reason: "InternalError".into(), message: format!("{error:#}") },
+        }
+    }
+}
+
+fn log_level(flag: Option<LogLevel>, kind: Kind) -> Result<LevelFilter, Error> {
     if let Some(level) = flag {
         return Ok(level.into());
     }
@@ -205,8 +227,38 @@ fn log_level(flag: Option<LogLevel>, kind: Kind) -> Result<LevelFilter> {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
     #[test]
     fn the_command_line_is_well_formed() {
-        super::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_of_the_library_ends_by_its_class_and_any_other_with_1_and_its_causes() {
+        let missing = || std::io::Error::other("it is gone");
+        let known = Error::Step {
+            step: "make-filesystem",
+            cause: Box::new(Error::io("/dev/md0", "open")(missing())),
+        };
+        assert_eq!(
+            End::of(&known.into()),
+            End {
+                code: 7,
+                reason: "MakeFilesystemFailed".into(),
+                message: "step make-filesystem failed: /dev/md0: cannot open: it is gone".into()
+            }
+        );
+        let other = Err::<(), _>(missing()).context("stdout: cannot write the result").unwrap_err();
+        assert_eq!(
+            End::of(&other),
+            End {
+                code: 1,
+                reason: "InternalError".into(),
+                message: "stdout: cannot write the result: it is gone".into()
+            }
+        );
     }
 }

@@ -2,24 +2,23 @@
 
 use std::io::{ErrorKind, Write};
 
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::error::{Error, Result};
 use crate::logging::ascii;
 
 /// Prints text. A reader that left (`status | head`) is no error.
 pub fn text(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(ascii(text).as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("stdout", "write the result")(e)),
-        _ => Ok(()),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("stdout: cannot write the result"),
     }
 }
 
 /// Prints a value as JSON, one line feed at its end.
 pub fn json(value: &impl Serialize) -> Result<()> {
-    let json = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::Other(format!("cannot write the result as JSON: {e}")))?;
+    let json = serde_json::to_string_pretty(value).context("cannot write the result as JSON")?;
     // Beyond ASCII only strings have anything, and there JSON knows an escape.
     let mut text = String::with_capacity(json.len() + 1);
     for c in json.chars() {

@@ -1,8 +1,10 @@
 //! `nvme-agent plan`: what setup would do.
 
+use anyhow::Result;
+
 use super::args::ConfigArgs;
 use super::{Context, Format, output};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::plan::Plan;
 
 /// Print the steps that setup would take; change nothing
@@ -19,15 +21,17 @@ pub struct Args {
 
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     let config = context.load(&args.config.overrides())?;
+    // Else every drive would seem to be failing.
+    context.require_root("plan")?;
     match (crate::setup::plan(&context.root, &config), args.output) {
         (Ok(plan), Format::Text) => output::text(&text(&plan))?,
         (Ok(plan), Format::Json) => output::json(&plan)?,
         (Err(Error::Refused(refusal)), Format::Json) => {
             // Programs find the refusal where they look for the plan; the exit code tells them apart.
             output::json(&serde_json::json!({ "refusal": refusal }))?;
-            return Err(Error::Refused(refusal));
+            return Err(Error::Refused(refusal).into());
         }
-        (Err(error), _) => return Err(error),
+        (Err(error), _) => return Err(error.into()),
     }
     Ok(0)
 }

@@ -1,8 +1,9 @@
 //! `nvme-agent setup`: the whole job.
 
+use anyhow::Result;
+
 use super::Context;
 use super::args::ConfigArgs;
-use crate::error::Result;
 use crate::state::{State, Trigger};
 
 /// Make the drives one filesystem, mount it, keep it over reboots, verify

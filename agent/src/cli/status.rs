@@ -1,8 +1,9 @@
 //! `nvme-agent status`: what is there now, its health, and why.
 
+use anyhow::Result;
+
 use super::{Context, Format, output};
 use crate::config::{Config, Overrides};
-use crate::error::Result;
 use crate::status;
 
 /// Print what is there now, its health, and why

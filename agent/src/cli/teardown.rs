@@ -1,8 +1,9 @@
 //! `nvme-agent teardown`: takes back what setup made.
 
+use anyhow::Result;
+
 use super::{Context, output};
 use crate::config::Overrides;
-use crate::error::Result;
 
 /// Unmount, stop the array, wipe what is ours, take our lines out; DESTROYS the filesystem's data
 ///

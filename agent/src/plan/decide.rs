@@ -133,9 +133,18 @@ fn drives_are_usable(inventory: &Inventory) -> Judgement<()> {
     };
     let unreadable = select(|d| match &d.content {
         Content::Unreadable { error } => Some(format!("cannot be read: {error}")),
-        Content::Unexamined => Some("was not examined".into()),
         _ => None,
     });
+    let unexamined = select(|d| {
+        (d.content == Content::Unexamined).then(|| "has something on it that was not looked into".into())
+    });
+    if !unexamined.is_empty() {
+        return refuse(
+            Reason::DriveUnreadable,
+            unexamined,
+            "Under --root no blkid is run: ask on the machine itself.",
+        );
+    }
     if !unreadable.is_empty() {
         return refuse(
             Reason::DriveUnreadable,

@@ -36,6 +36,7 @@ pub fn judge(config: &Config, state: Option<&State>, live: &Live, time: &str) ->
         drives: drives(state, live),
         last_setup: state.map(setup_part),
         notes: state.map(|s| s.notes.clone()).unwrap_or_default(),
+        host: live.host.clone(),
         unreadable: live.problems.clone(),
         ..Report::default()
     };
@@ -95,6 +96,8 @@ fn finding(
     let failed = |reason, message, next| Some(Finding { state: Verdict::Failed, reason, message, next });
     match state.state {
         Health::Failed => return None,
+        // A boot that tore down leaves its drives there, and does nothing with them on purpose.
+        Health::Absent if state.reason == crate::teardown::REASON => return None,
         Health::Absent => {
             return match live.drives.as_deref() {
                 Some([first, ..]) => failed(

@@ -2,6 +2,9 @@
 //!
 //! Only sysfs, proc and fstab, which never wait for a device. Drives are not asked who they are.
 
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+use super::HostPart;
 use crate::config::Config;
 use crate::error::Result;
 use crate::observe::sysfs::Sysfs;
@@ -21,6 +24,8 @@ pub struct Live {
     pub fstab: Option<String>,
     /// Of what is mounted on the target.
     pub usage: Option<Usage>,
+    /// None under another root.
+    pub host: Option<HostPart>,
     pub problems: Vec<String>,
 }
 
@@ -53,6 +58,11 @@ impl Live {
         if root.is_host() && table.iter().any(|mount| mount.at == target) {
             live.usage = live.keep(usage(target));
         }
+        if root.is_host() {
+            let (host, problems) = host();
+            live.host = Some(host);
+            live.problems.extend(problems);
+        }
         live
     }
 
@@ -65,6 +75,21 @@ impl Live {
             }
         }
     }
+}
+
+/// Facts of this machine, whatever the root, and what could not be read of them.
+fn host() -> (HostPart, Vec<String>) {
+    let mut problems = Vec::new();
+    let mut missing = |part: &str, error: sysinfo::Error| problems.push(format!("host: no {part}: {error}"));
+    let ram = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(ram).map_err(|e| missing("memory", e)).ok();
+    let host = HostPart {
+        kernel: System::kernel_version().map_err(|e| missing("kernel release", e)).ok(),
+        uptime_s: System::uptime().map_err(|e| missing("uptime", e)).ok(),
+        memory_bytes: system.as_ref().map(System::total_memory),
+        memory_available_bytes: system.as_ref().map(System::available_memory),
+    };
+    (host, problems)
 }
 
 fn usage(target: &str) -> Result<Usage> {

@@ -61,6 +61,7 @@ impl Page {
         self.storage(report);
         self.drives(report);
         self.setup(report);
+        self.host(report);
         self.list("note", &report.notes);
         self.list("unread", &report.unreadable);
         self.text
@@ -137,6 +138,17 @@ impl Page {
         self.row("setup", &text);
     }
 
+    fn host(&mut self, report: &Report) {
+        let Some(host) = &report.host else { return };
+        let parts = [
+            host.kernel.as_ref().map(|kernel| format!("kernel {kernel}")),
+            host.uptime_s.map(|seconds| format!("up {}", duration(seconds))),
+            host.memory_bytes.map(|memory| format!("memory {}", bytes(memory))),
+            host.memory_available_bytes.map(|memory| format!("{} of it available", bytes(memory))),
+        ];
+        self.row("host", &parts.into_iter().flatten().collect::<Vec<_>>().join(", "));
+    }
+
     fn row(&mut self, name: &str, text: &str) {
         self.cut(name, text, self.limits.sentence);
     }
@@ -170,6 +182,16 @@ impl Page {
 /// ASCII on one line, indentation kept.
 fn one_line_kept(line: &str) -> String {
     ascii(line).replace('\n', " ")
+}
+
+/// Rounded down to the largest unit that leaves at least two.
+fn duration(seconds: u64) -> String {
+    for (length, unit) in [(86_400, "days"), (3600, "h"), (60, "min")] {
+        if seconds / length >= 2 {
+            return format!("{} {unit}", seconds / length);
+        }
+    }
+    format!("{seconds} s")
 }
 
 /// Rounded down to a whole number of the largest unit that leaves at least ten, so that a TiB shows its GiB.

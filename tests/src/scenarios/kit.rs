@@ -92,13 +92,26 @@ impl Picture {
 
     /// Demands that everything is as it was.
     pub fn ensure_same(&self, vm: &mut Vm) -> Result<()> {
-        let now = Picture::take(vm)?;
-        let files = differences(&self.files, &now.files);
-        ensure!(files.is_empty(), "files changed: {files:#?}");
-        ensure!(self.mounts == now.mounts, "mounts changed:\n{}\n->\n{}", self.mounts, now.mounts);
-        ensure!(self.arrays == now.arrays, "arrays changed:\n{}\n->\n{}", self.arrays, now.arrays);
-        ensure!(self.hashes == now.hashes, "drives were written to");
+        let changed = self.changes(vm)?;
+        ensure!(changed.is_empty(), "changed: {changed:#?}");
         Ok(())
+    }
+
+    /// What is not as it was: paths, mounts, arrays, drives.
+    pub fn changes(&self, vm: &mut Vm) -> Result<Vec<String>> {
+        let now = Picture::take(vm)?;
+        let mut changed = differences(&self.files, &now.files);
+        for (what, before, now) in
+            [("mounts", &self.mounts, &now.mounts), ("arrays", &self.arrays, &now.arrays)]
+        {
+            if before != now {
+                changed.push(format!("{what}:\n{before}\n->\n{now}"));
+            }
+        }
+        let drives =
+            self.hashes.iter().zip(&now.hashes).enumerate().filter(|(_, (before, now))| before != now);
+        changed.extend(drives.map(|(index, _)| format!("drive {index} was written to")));
+        Ok(changed)
     }
 }
 

@@ -246,7 +246,7 @@ fn in_use_unreadable_and_read_only_are_refused_even_under_wipe_foreign() {
         (with(|d| d.uses.push(Use::Exclusive)), Reason::DriveInUse, "exclusively"),
         (with(|d| d.read_only = true), Reason::DriveReadOnly, "read-only"),
         (with(|d| d.content = Content::Unreadable { error: "EIO".into() }), Reason::DriveUnreadable, "EIO"),
-        (with(|d| d.content = Content::Unexamined), Reason::DriveUnreadable, "not examined"),
+        (with(|d| d.content = Content::Unexamined), Reason::DriveUnreadable, "not looked into"),
     ];
     for (inventory, reason, words) in cases {
         for config in [Config::default(), wiping()] {
