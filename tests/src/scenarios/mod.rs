@@ -3,19 +3,17 @@
 use crate::runner::Scenario;
 
 mod adoption;
-mod cloudinit;
-mod company;
-mod ebs;
 mod again;
 mod boot;
 mod cloudinit;
 mod company;
 mod crash;
+mod ebs;
 mod errors;
 mod exec;
 mod fresh;
-mod guests;
 mod fstab;
+mod guests;
 mod inuse;
 mod journal;
 pub(crate) mod kit;
