@@ -37,6 +37,9 @@ pub fn all() -> Vec<Scenario> {
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
+        crash::foreign::SCENARIOS,
+        crash::mkfs::SCENARIOS,
+        crash::power::SCENARIOS,
     ]
     .concat()
 }
