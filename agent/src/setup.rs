@@ -245,6 +245,8 @@ impl Session {
         state.trigger = self.trigger;
         state.finished = state::rfc3339(SystemTime::now());
         state.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let children = crate::exec::time_in_children();
+        state.children_ms = u64::try_from(children.as_millis()).unwrap_or(u64::MAX);
         state.target.clone_from(&config.target);
         state.steps.clone_from(&self.steps);
         state.persistence.clone_from(&self.problems);

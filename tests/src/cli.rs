@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
+use crate::bench;
 use crate::cache::Cache;
 use crate::dist;
 use crate::drive::{DriveSpec, GIB, MIB, TIB};
@@ -53,6 +54,8 @@ enum Task {
     },
     /// Build what ships into target/dist: static binaries, manual pages, completions
     Dist(dist::Args),
+    /// What setup costs: against the same system calls without checks, the old script, and limits of its own
+    Bench(bench::Args),
     /// A prompt in a fresh VM
     Shell {
         /// Instance-store drives
@@ -93,6 +96,7 @@ pub fn main() -> Result<bool> {
             child::main(scenario, Duration::from_secs(limit))
         }
         Task::Dist(args) => dist::run(&args, nvme_agent::cli::command()).map(|()| true),
+        Task::Bench(args) => bench::run(&args),
         Task::Shell { drives, size, guest } => shell(guest, drives, size).map(|()| true),
         Task::Clean { unused_days } => {
             let cache = Cache::open()?;

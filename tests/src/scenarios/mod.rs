@@ -9,14 +9,11 @@ mod company;
 mod crash;
 mod errors;
 mod exec;
-mod boot;
-mod cloudinit;
-mod company;
 mod fresh;
 mod fstab;
-mod inuse;
+mod guests;
 mod journal;
-mod kit;
+pub(crate) mod kit;
 mod machinery;
 mod oracle;
 mod refusal;
@@ -30,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
         machinery::SCENARIOS,
         oracle::SCENARIOS,
         fresh::SCENARIOS,
+        guests::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
@@ -41,7 +39,6 @@ pub fn all() -> Vec<Scenario> {
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
-        inuse::SCENARIOS,
     ]
     .concat()
 }
