@@ -45,9 +45,9 @@ pub fn all() -> Vec<Scenario> {
         inuse::SCENARIOS,
         adoption::SCENARIOS,
         ebs::SCENARIOS,
-        foreign::SCENARIOS,
-        mkfs::SCENARIOS,
-        power::SCENARIOS,
+        crash::foreign::SCENARIOS,
+        crash::mkfs::SCENARIOS,
+        crash::power::SCENARIOS,
     ]
     .concat()
 }
