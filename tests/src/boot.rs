@@ -28,6 +28,8 @@ pub enum BlankDrives {
     Keep,
     /// Nothing: an instance's stop and start.
     Blank,
+    /// Nothing, and they are other drives, with other serials: a start on another host.
+    Replaced,
 }
 
 /// How a boot went.
@@ -124,8 +126,11 @@ impl Vm<'_> {
             let drive = self.drives.get_mut(index).with_context(|| format!("no drive {index}"))?;
             drive.plugged = true;
             drive.number = number;
-            if drives == BlankDrives::Blank {
+            if drives != BlankDrives::Keep {
                 drive.blank()?;
+            }
+            if drives == BlankDrives::Replaced {
+                drive.serial = other_serial(&drive.serial);
             }
             self.ports.insert(index, port);
         }
@@ -208,6 +213,20 @@ impl Vm<'_> {
     }
 }
 
+/// A serial as of another drive of the same kind: the digit before the last four counts up.
+fn other_serial(serial: &str) -> String {
+    let at = serial.len().saturating_sub(5);
+    serial
+        .char_indices()
+        .map(|(index, c)| match c.to_digit(16) {
+            Some(digit) if index == at => {
+                char::from_digit((digit + 1) % 16, 16).unwrap_or(c).to_ascii_uppercase()
+            }
+            _ => c,
+        })
+        .collect()
+}
+
 /// Waits until the console, from this byte on, shows that NVMe controller `number` has been found.
 fn wait_for_number(console: &Path, from: u64, number: usize) -> Result<()> {
     let line = format!("nvme nvme{number}: pci function");
@@ -220,5 +239,17 @@ fn wait_for_number(console: &Path, from: u64, number: usize) -> Result<()> {
         }
         anyhow::ensure!(Instant::now() < end, "the console does not show {line:?}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::other_serial;
+
+    #[test]
+    fn another_drive_has_another_serial() {
+        assert_eq!(other_serial("AWS00002200000000001"), "AWS00002200000010001");
+        assert_eq!(other_serial("AWS000022000000F0001"), "AWS00002200000000001");
+        assert_eq!(other_serial("x"), "x");
     }
 }

@@ -53,11 +53,13 @@
 //! 1d0f in PCI and Identify (see [`qemu`]) and EC2's DMI strings. Timers that go by the calendar are masked, and
 //! bcache's udev rule is not there.
 
+pub mod bench;
 pub mod boot;
 pub mod cache;
 pub mod channel;
 pub mod cli;
 pub mod debian;
+pub mod demo;
 pub mod dist;
 pub mod drive;
 pub mod image;
@@ -69,5 +71,6 @@ pub mod qemu;
 pub mod qmp;
 pub mod runner;
 pub mod scenarios;
+pub mod shell;
 pub mod snapshot;
 pub mod vm;

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::dist;
 use crate::image::Guest;
 use crate::lab::Lab;
+use crate::progress::say;
 use crate::snapshot::Snapshot;
 use crate::vm::Vm;
 
@@ -94,6 +95,16 @@ pub const AGENT: &str = "NVME_LAB_AGENT";
 /// The same for the agent with failpoints.
 pub const FAILPOINTS: &str = "NVME_LAB_FAILPOINTS";
 
+/// The agent as [`AGENT`] says, else the one that ships, built now unless it is up to date.
+pub fn agent_under_test() -> Result<PathBuf> {
+    if std::env::var_os(AGENT).is_none() {
+        return dist::agent();
+    }
+    let agent = agent_binary().with_context(|| format!("{AGENT} names a file that is not there"))?;
+    say(&format!("note: this is not what ships but {}", agent.display()));
+    Ok(agent)
+}
+
 /// The agent that scenarios get: as [`AGENT`] says, else the shipped binary, if it has been built.
 pub fn agent_binary() -> Option<PathBuf> {
     let path = match std::env::var_os(AGENT) {
@@ -132,9 +143,6 @@ fn from_panic(panic: &(dyn Any + Send)) -> anyhow::Error {
 
 /// Runs one scenario in this process.
 pub fn run_one(lab: &Lab, scenario: &Scenario, logs: &Path) -> Result<()> {
-    // Logs of the last run only: whoever looks after a failure must not find an older one's.
-    let _ = std::fs::remove_dir_all(logs);
-    std::fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
     let ctx = Ctx { lab, logs: logs.to_owned(), failed: Mutex::default() };
     let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&ctx)))
         .unwrap_or_else(|panic| Err(from_panic(&*panic)));

@@ -2,17 +2,21 @@
 
 use crate::runner::Scenario;
 
+mod adoption;
 mod again;
 mod boot;
 mod cloudinit;
 mod company;
 mod crash;
+mod ebs;
 mod errors;
 mod exec;
 mod fresh;
 mod fstab;
+mod guests;
+mod inuse;
 mod journal;
-mod kit;
+pub(crate) mod kit;
 mod machinery;
 mod oracle;
 mod refusal;
@@ -26,6 +30,7 @@ pub fn all() -> Vec<Scenario> {
         machinery::SCENARIOS,
         oracle::SCENARIOS,
         fresh::SCENARIOS,
+        guests::SCENARIOS,
         journal::SCENARIOS,
         cloudinit::SCENARIOS,
         company::SCENARIOS,
@@ -37,6 +42,12 @@ pub fn all() -> Vec<Scenario> {
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
+        inuse::SCENARIOS,
+        adoption::SCENARIOS,
+        ebs::SCENARIOS,
+        foreign::SCENARIOS,
+        mkfs::SCENARIOS,
+        power::SCENARIOS,
     ]
     .concat()
 }
