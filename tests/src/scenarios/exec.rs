@@ -15,7 +15,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario { name: "exec", tier: Tier::Normal
 fn executed(vm: &mut Vm, arguments: &str, rc: i32) -> Result<Vec<String>> {
     vm.fails(
         rc,
-        &format!("strace -f -qq -e trace=execve,execveat -e signal=none -o /root/trace nvme-agent {arguments} > /root/out 2>&1"),
+        &format!("strace -f -qq --seccomp-bpf -e trace=execve,execveat -e signal=none -o /root/trace nvme-agent {arguments} > /root/out 2>&1"),
     )?;
     let trace = vm.ok("cat /root/trace")?;
     let mut programs: Vec<String> = trace

@@ -176,7 +176,7 @@ pub fn ensure_ready(vm: &mut Vm, target: &str, kind: &str, drives: usize) -> Res
     ensure!(of("uuid") == [["uuid", uuid]], "expected the UUID {uuid}: {facts}");
     let fstab = of("fstab");
     ensure!(fstab.len() == 1 && fstab[0][1..4] == [&format!("UUID={uuid}"), target, kind], "{facts}");
-    ensure!(fstab[0][4].starts_with("noatime,nosuid,nodev,nofail,"), "{facts}");
+    ensure!(fstab[0][4].starts_with("noatime,nosuid,nodev,") && fstab[0][4].contains(",nofail,"), "{facts}");
     ensure!(target != "/tmp" || of("root") == [["root", "1777", "0", "0"]], "{facts}");
     let known = ["mount", "uuid", "fstab", "root"];
     let failed: Vec<&str> =
