@@ -375,7 +375,7 @@ fn on_device(
         Content::Filesystem(fs) => match evidence::of_filesystem(inventory, config, fs, device.carrier()) {
             Some(why) => build::adopt(inventory, config, device, fs, why),
             None if config.wipe_foreign => build::make(inventory, config, Make::wiping(drives)),
-            None => foreign_filesystem(config, device, fs),
+            None => foreign_filesystem(inventory, config, device, fs),
         },
         Content::Unreadable { error } => refuse(
             Reason::DriveUnreadable,
@@ -387,14 +387,22 @@ fn on_device(
     }
 }
 
-fn foreign_filesystem(config: &Config, device: &Device, fs: &Filesystem) -> Judgement<Plan> {
+fn foreign_filesystem(
+    inventory: &Inventory,
+    config: &Config,
+    device: &Device,
+    fs: &Filesystem,
+) -> Judgement<Plan> {
+    let why = match evidence::elsewhere(inventory, config, fs, device.carrier()) {
+        Some(entry) => format!("fstab, line {}, puts it at {}", entry.line_no, entry.file),
+        None => format!("no label {}, no fstab line", config.fs_label()),
+    };
     refuse(
         Reason::ForeignData,
         vec![format!("{} has {}", device.in_words(), content_in_words(&Content::Filesystem(fs.clone())))],
         format!(
-            "Nothing says that it belongs at {t}: no label {}, no fstab line. `setup --adopt` mounts it there as it is \
+            "Nothing says that it belongs at {t}: {why}. `setup --adopt` mounts it there as it is \
              (systemd-tmpfiles and every user may then delete what is in it), `setup --wipe-foreign` gives it up.",
-            config.fs_label(),
             t = config.target
         ),
     )

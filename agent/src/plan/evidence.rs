@@ -21,20 +21,31 @@ pub fn of_filesystem(inventory: &Inventory, config: &Config, fs: &Filesystem, on
     if config.adopt {
         return Some("--adopt".into());
     }
+    let at_target = fstab_lines(inventory, config).into_iter().find(|entry| names(entry, fs, on));
+    if let Some(entry) = at_target {
+        return Some(format!("fstab puts `{}` at {}", entry.spec, config.target));
+    }
+    // Somebody has given it another place since it was ours.
+    if elsewhere(inventory, config, fs, on).is_some() {
+        return None;
+    }
     // A label of the operator's own choice does not say for which target it was made, and may be anybody's.
     if config.label.is_empty() && fs.label.as_deref() == Some(config.fs_label().as_str()) {
         return Some(format!("it carries the label {}", config.fs_label()));
     }
-    if let Some(record) = &inventory.record
-        && record.target == config.target
-        && record.fs_uuid.to_string() == fs.uuid.to_lowercase()
-    {
-        return Some("our record names it".into());
-    }
-    fstab_lines(inventory, config)
-        .into_iter()
-        .find(|entry| names(entry, fs, on))
-        .map(|entry| format!("fstab puts `{}` at {}", entry.spec, config.target))
+    let record = inventory.record.as_ref()?;
+    (record.target == config.target && record.fs_uuid.to_string() == fs.uuid.to_lowercase())
+        .then(|| "our record names it".into())
+}
+
+/// The fstab line that puts this very filesystem at another place than the target. Device nodes do not count: their
+/// numbers move, and `/dev/nvme1n1` at /data may well be an EBS volume.
+pub fn elsewhere(inventory: &Inventory, config: &Config, fs: &Filesystem, on: Carrier) -> Option<Entry> {
+    let entries = fstab::parse(inventory.files.fstab.as_deref().unwrap_or_default()).unwrap_or_default();
+    entries.into_iter().find(|entry| {
+        let certain = !matches!(entry.source(), Source::Kernel(_) | Source::MdName(_));
+        certain && !entry.is_at(&config.target) && names(entry, fs, on)
+    })
 }
 
 /// True where an fstab line means this filesystem.

@@ -66,15 +66,19 @@ fn case(ctx: &Ctx, rig: &mut Rig, name: &str, proof: impl FnOnce(&mut Rig) -> Re
     }
 }
 
-/// Pulls these drives out and plugs them in again in this order, one after the other, so that their names change.
-fn plug_in_other_order(rig: &mut Rig, order: &[usize]) -> Result<()> {
-    for &index in order {
+/// Pulls both drives out (nothing may use them) and plugs them in again one after the other, so that they swap their names.
+fn swap_names(rig: &mut Rig) -> Result<()> {
+    let before = [rig.vm.device(0)?, rig.vm.device(1)?];
+    let order = if before[0] < before[1] { [1, 0] } else { [0, 1] };
+    for index in order {
         rig.vm.unplug(index)?;
     }
-    for &index in order {
+    for index in order {
         rig.vm.plug_again(&[index])?;
         rig.vm.settled(&[index])?;
     }
+    let after = [rig.vm.device(1)?, rig.vm.device(0)?];
+    ensure!(after == before, "the names were {before:?} and are, the other way round, {after:?}");
     Ok(())
 }
 
@@ -89,14 +93,7 @@ fn arrays(ctx: &Ctx) -> Result<()> {
         ] {
             case(ctx, rig, &format!("{name}, other numbers"), |rig| {
                 let uuid = uuid_in(&rig.prepare(&format!("{made}\n{FILES}\n{DOWN}"))?)?;
-                let before = rig.vm.devices()?;
-                plug_in_other_order(rig, &[1, 0])?;
-                let mut after = rig.vm.devices()?;
-                if after == before {
-                    plug_in_other_order(rig, &[0, 1])?;
-                    after = rig.vm.devices()?;
-                }
-                ensure!(after != before, "the numbers did not move: {after:?}");
+                swap_names(rig)?;
                 is_adopted(rig, &uuid, "ext4", 2, "nvme-agent setup")
             });
             case(ctx, rig, &format!("{name}, mounted"), |rig| {
@@ -107,7 +104,7 @@ fn arrays(ctx: &Ctx) -> Result<()> {
         }
         case(ctx, rig, "the old script's array, not in mdadm.conf: it is md127", |rig| {
             let uuid = uuid_in(&rig.prepare(&format!("{OLD_ARRAY}\n{FILES}\n{DOWN}"))?)?;
-            plug_in_other_order(rig, &[1, 0])?;
+            swap_names(rig)?;
             let named = rig.vm.ok("echo /sys/block/md*")?;
             ensure!(named == "/sys/block/md127", "udev made {named}");
             rig.vm.ok("nvme-agent setup")?;
@@ -118,7 +115,7 @@ fn arrays(ctx: &Ctx) -> Result<()> {
             ensure!(!seen.contains("/dev/md0 /tmp"), "{seen}");
             // At the next boot mdadm.conf gives it md0, and everything is found again.
             rig.vm.ok(DOWN)?;
-            plug_in_other_order(rig, &[0, 1])?;
+            swap_names(rig)?;
             is_adopted(rig, &uuid, "ext4", 2, "nvme-agent setup")
         });
         case(ctx, rig, "an array without evidence", |rig| {
@@ -159,7 +156,9 @@ fn single(ctx: &Ctx) -> Result<()> {
             case(ctx, rig, &format!("{kind} that fstab puts elsewhere"), |rig| {
                 let made = format!("{made}\n{FILES}\n{DOWN}\nsed -i 's, /tmp , /data ,' /etc/fstab");
                 let uuid = uuid_in(&rig.prepare(&made)?)?;
-                rig.refused(&["nvme-agent setup"], 3, &["$a", &uuid, kind, "/data"])
+                // A device node at another place may be any drive's; a UUID is this one's, and the message says so.
+                let says = if kind == "xfs" { "puts it at /data" } else { "no fstab line" };
+                rig.refused(&["nvme-agent setup"], 3, &["$a", &uuid, kind, says])
             });
         }
         case(ctx, rig, "the old script's drive, whose name an EBS volume has now", |rig| {

@@ -200,6 +200,24 @@ fn each_evidence_adopts() {
 }
 
 #[test]
+fn what_fstab_puts_elsewhere_is_not_taken_for_its_label() {
+    let with = |fstab: String| {
+        let mut inventory = machine(&[filesystem(Some("nvme-tmp"))]);
+        inventory.record = Some(identity(&["AWS1"], None));
+        inventory.files.fstab = Some(fstab);
+        inventory
+    };
+    let moved = with(format!("# a comment\nUUID={FS} /data ext4 defaults 0 2\n"));
+    let refusal = refused(&moved);
+    assert_eq!(refusal.reason, Reason::ForeignData);
+    assert!(refusal.to_string().contains("fstab, line 2, puts it at /data"), "{refusal}");
+    // An EBS volume may have had this name when the line was written.
+    assert_eq!(planned(&with("/dev/nvme1n1 /data ext4 defaults 0 2\n".into())).outcome, Outcome::Adopt);
+    let both = with(format!("UUID={FS} /data ext4 defaults 0 2\nUUID={FS} /tmp ext4 defaults 0 2\n"));
+    assert_eq!(planned(&both).outcome, Outcome::Adopt);
+}
+
+#[test]
 fn a_label_for_another_target_is_no_evidence() {
     let config = Config { target: "/opt/data".into(), ..Config::default() };
     let mut inventory = machine(&[filesystem(Some("nvme-tmp"))]);
