@@ -79,6 +79,11 @@ pub(super) fn put_down(vm: &mut Vm) -> Result<()> {
         .map(drop)
 }
 
+/// Kernel name of what is seen at /tmp.
+fn source(vm: &mut Vm) -> Result<String> {
+    Ok(vm.ok("findmnt -no SOURCE /tmp | tail -n 1")?.replace("/dev/", ""))
+}
+
 fn uuids(vm: &mut Vm, device: &str) -> Result<String> {
     vm.ok(&format!("blkid -o value -s UUID /dev/{device}; cat /sys/block/{device}/md/uuid"))
 }
@@ -152,9 +157,9 @@ fn systemd_race(ctx: &Ctx) -> Result<()> {
         for drives in [2, 1] {
             vm.plug(&DriveSpec::many(drives, 4 * GIB))?;
             vm.ok("nvme-agent setup")?;
-            let device = vm.ok("findmnt -no SOURCE /tmp")?.replace("/dev/", "");
+            let device = source(vm)?;
             ready(vm, &device)?;
-            let first = vm.ok("blkid -o value -s UUID $(findmnt -no SOURCE /tmp)")?;
+            let first = vm.ok("blkid -o value -s UUID $(findmnt -no SOURCE /tmp | tail -n 1)")?;
             for round in 0..(1 + drives) {
                 put_down(vm)?;
                 for index in 0..vm.drives.len() {
@@ -168,7 +173,7 @@ fn systemd_race(ctx: &Ctx) -> Result<()> {
                 vm.ok(&format!("nvme-agent setup --trigger {trigger}"))?;
                 ready(vm, &device)?;
                 ensure!(vm.ok("grep -c ' /tmp ' /proc/1/mountinfo")? == "1", "something lies under our mount");
-                ensure!(vm.ok("blkid -o value -s UUID $(findmnt -no SOURCE /tmp)")? == first);
+                ensure!(vm.ok("blkid -o value -s UUID $(findmnt -no SOURCE /tmp | tail -n 1)")? == first);
             }
             vm.ok("nvme-agent teardown --yes")?;
             vm.unplug_all()?;
@@ -202,7 +207,7 @@ fn md0_taken(ctx: &Ctx) -> Result<()> {
         unchanged(vm)?;
         // Ours made as md0, then md0 is theirs: the next free name, the same filesystem.
         vm.ok("umount /tmp; mdadm --quiet --stop /dev/md1; umount /data; mdadm --quiet --stop /dev/md0; udevadm settle; nvme-agent setup")?;
-        let name = vm.ok("findmnt -no SOURCE /tmp")?.replace("/dev/", "");
+        let name = source(vm)?;
         ensure!(uuids(vm, &name)? == ours);
         vm.ok("[ \"$(cat /tmp/file)\" = kept ]; nvme-agent teardown --yes")?;
         vm.ok("nvme-agent setup; echo kept > /tmp/file")?;
@@ -253,7 +258,7 @@ fn late_member(ctx: &Ctx) -> Result<()> {
             vm.plug_again(&[drives[1]])?;
             let output = vm.wait(setup)?;
             ensure!(output.rc == 0, "{output:?}");
-            let name = vm.ok("findmnt -no SOURCE /tmp")?.replace("/dev/", "");
+            let name = source(vm)?;
             ready(vm, &name)?;
             ensure!(uuids(vm, &name)? == ours && vm.ok("cat /tmp/file")? == "kept");
             put_down(vm)?;
@@ -277,7 +282,7 @@ fn late_member(ctx: &Ctx) -> Result<()> {
         vm.ok("grep '^md127 : inactive' /proc/mdstat")?;
         plan_changes_nothing(vm, 0)?;
         vm.ok("nvme-agent setup")?;
-        let name = vm.ok("findmnt -no SOURCE /tmp")?.replace("/dev/", "");
+        let name = source(vm)?;
         ready(vm, &name)?;
         ensure!(uuids(vm, &name)? == ours && vm.ok("cat /tmp/file")? == "kept");
         vm.ok("rm /run/udev/rules.d/64-md-raid-assembly.rules; udevadm control --reload")?;
@@ -327,8 +332,21 @@ fn namespaces(ctx: &Ctx) -> Result<()> {
                     .map(|p| format!("systemd-run --quiet --wait --collect --pipe -p {p} nvme-agent setup")),
             );
             for command in commands {
-                let output = changes_nothing(vm, 5, &command)?;
-                ensure!((output.out + &output.err).contains("mount namespace"), "{command} says why");
+                // systemd makes a private directory on what is at /tmp, and would wait for a frozen one: only the host's side is
+                // compared where something is mounted, and the bytes where nothing is.
+                let mounted = vm.sh("findmnt --real --mountpoint /tmp")?.rc == 0;
+                let output = if mounted {
+                    let list = "find /etc /var/lib/nvme-agent /run/nvme-agent ! -type d -printf '%p %T@ %s\\n' | sort
+                                grep ' /tmp ' /proc/1/mountinfo; sed '/^unused/d' /proc/mdstat";
+                    let before = vm.ok(list)?;
+                    let output = vm.fails(5, &command)?;
+                    let after = vm.ok(list)?;
+                    ensure!(after == before, "{command} changed the host:\n{before}\n--- now\n{after}");
+                    output
+                } else {
+                    changes_nothing(vm, 5, &command)?
+                };
+                ensure!((output.out + &output.err).contains("mount namespace"), "{command} does not say why");
             }
             Ok(())
         };
