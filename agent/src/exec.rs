@@ -19,6 +19,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
+use crate::ioctl::die_with_us;
 use crate::root::Root;
 
 /// Bytes of each stream that are kept; what follows is read and dropped, so that the child does not block.
@@ -127,7 +128,8 @@ async fn supervise(program: &Path, args: &[OsString], deadline: Duration) -> Res
         problem,
         output: output.text(),
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(args)
         .env_clear()
         .env("PATH", PATH)
@@ -136,9 +138,10 @@ async fn supervise(program: &Path, args: &[OsString], deadline: Duration) -> Res
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|e| failed(format!("could not be started: {e}"), &Output::default()))?;
+        .process_group(0);
+    die_with_us(&mut command);
+    let mut child =
+        command.spawn().map_err(|e| failed(format!("could not be started: {e}"), &Output::default()))?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
 
     // Kept outside the futures that fill them: what was said before the deadline is shown.

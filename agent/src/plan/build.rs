@@ -323,12 +323,37 @@ pub fn adopt(
 ) -> Result<Plan, Refusal> {
     // /tmp must be writable for everyone whoever made it; another directory's mode is its owner's business.
     let mode = (config.target == "/tmp").then_some(0o1777);
+    let note = format!("the {} filesystem {} is adopted as it is: {why}", fs.kind, fs.uuid);
+    mount_as_it_is(inventory, config, device, fs, Outcome::Adopt, mode, note)
+}
+
+/// The filesystem that an interrupted run of ours made is mounted; what may be in it stays.
+pub fn finish(
+    inventory: &Inventory,
+    config: &Config,
+    device: &Device,
+    fs: &Filesystem,
+) -> Result<Plan, Refusal> {
+    let mode = Some(wanted_mode(inventory, config));
+    let note = format!("an interrupted setup is finished with the filesystem {} that it made", fs.uuid);
+    mount_as_it_is(inventory, config, device, fs, Outcome::Finish, mode, note)
+}
+
+fn mount_as_it_is(
+    inventory: &Inventory,
+    config: &Config,
+    device: &Device,
+    fs: &Filesystem,
+    outcome: Outcome,
+    mode: Option<u32>,
+    note: String,
+) -> Result<Plan, Refusal> {
     let mut steps = stale_intent(inventory);
     if let Some(array) = device.array.filter(|a| a.read_only) {
         steps.push(Step::ReadWrite { array: array.path() });
     }
     steps.extend(put_on_target(inventory, config, device.path.clone(), mode, &fs.kind, false));
-    let mut notes = vec![format!("the {} filesystem {} is adopted as it is: {why}", fs.kind, fs.uuid)];
+    let mut notes = vec![note];
     let unused: Vec<&str> = inventory
         .drives
         .iter()
@@ -352,7 +377,7 @@ pub fn adopt(
     };
     steps.extend(record_set(inventory, &promise));
     steps.extend(persist(inventory, config, &promise)?);
-    Ok(Plan { outcome: Outcome::Adopt, steps, look_again: false, notes, promise: Some(promise) })
+    Ok(Plan { outcome, steps, look_again: false, notes, promise: Some(promise) })
 }
 
 /// The target is mounted from our device: repair what is around it.
@@ -372,6 +397,10 @@ pub fn keep(inventory: &Inventory, config: &Config, mount: &Mount, device: &Devi
         }
     };
     let mut steps = stale_intent(inventory);
+    // A run was interrupted, and then somebody mounted what it had made: users see it, so nothing licenses redoing it.
+    if steps.is_empty() && inventory.intent.is_some() {
+        steps.push(Step::ClearIntent);
+    }
     let options = visible_options(config);
     let has = |option: &String| mount.options.split(',').any(|o| o == option);
     if !options.iter().all(has) {

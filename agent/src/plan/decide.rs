@@ -204,8 +204,12 @@ fn everything(inventory: &Inventory) -> Vec<&Drive> {
     inventory.drives.iter().filter(|d| d.content != Content::Blank).collect()
 }
 
-/// An interrupted run of ours: its filesystem was never exposed, so the job is done again from the start, with
-/// the UUIDs of the intent. Only what that run can have left behind may be there.
+/// An interrupted run of ours is finished with the UUIDs of its intent. Only what that run can have left behind may be
+/// there.
+///
+/// Its filesystem, where it is there, is mounted and not made again: mkfs makes it recognisable with its last write, and
+/// somebody else may have mounted it since (systemd by fstab, which names the same UUID when a stripe is rebuilt; an
+/// operator). What the kernel cannot show yet, an array that does not run, is looked into first, for the same reason.
 fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> {
     let Some(intent) = &inventory.intent else { return Ok(None) };
     if !intent.names_exactly(inventory.drives.iter().map(|d| d.serial.as_str())) {
@@ -228,19 +232,38 @@ fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> 
     if intent.target != config.target {
         return Ok(None);
     }
-    let leftover = |content: &Content| match content {
+    let its = |fs: &Filesystem| fs.uuid.eq_ignore_ascii_case(&intent.fs_uuid.to_string());
+    let left_on_drive = |drive: &Drive| match &drive.content {
         Content::Blank | Content::Unknown => true,
         Content::Member(member) => Some(member.set_uuid) == intent.array_uuid,
-        Content::Filesystem(fs) => fs.uuid.eq_ignore_ascii_case(&intent.fs_uuid.to_string()),
+        Content::Filesystem(fs) => intent.array_uuid.is_none() && its(fs),
         _ => false,
     };
-    let arrays =
-        inventory.arrays.iter().filter(|a| a.is_running() && own_array(inventory, &a.name).is_some());
-    if !inventory.drives.iter().all(|d| leftover(&d.content)) || !arrays.clone().all(|a| leftover(&a.content))
-    {
+    if !inventory.drives.iter().all(left_on_drive) {
         return Ok(None);
     }
-    build::make(inventory, config, Make::finishing(inventory, intent)).map(Some)
+    // Members that disagree are superblocks of two attempts: that set has never run.
+    let set = Set::of(inventory).ok().flatten().filter(Set::is_complete);
+    let device = match (&set, inventory.drives.as_slice()) {
+        (Some(set), _) if !set.others.is_empty() => return Ok(None),
+        (Some(set), _) => match running(inventory, set) {
+            Some(array) => Some(Device::array(array, set)),
+            None if config.wipe_foreign => None,
+            None => return Ok(Some(build::assemble(inventory, set))),
+        },
+        (None, [only]) => Some(Device::drive(only)),
+        (None, _) => None,
+    };
+    match device.as_ref().map(|device| (device, device.content)) {
+        Some((device, Content::Filesystem(fs))) if its(fs) && !config.wipe_foreign => {
+            build::finish(inventory, config, device, fs).map(Some)
+        }
+        Some((_, Content::Filesystem(fs))) if !its(fs) => Ok(None),
+        None | Some((_, Content::Blank | Content::Unknown | Content::Filesystem(_))) => {
+            build::make(inventory, config, Make::finishing(inventory, intent)).map(Some)
+        }
+        Some(_) => Ok(None),
+    }
 }
 
 /// No drive is an md member.
@@ -347,11 +370,15 @@ fn refuse_or_wipe_around(
     )
 }
 
+/// The array that runs this set.
+fn running<'a>(inventory: &'a Inventory, set: &Set) -> Option<&'a Array> {
+    let is_this = |a: &&Array| a.uuid == Some(set.uuid) || set.present().any(|d| a.members.contains(&d.name));
+    inventory.arrays.iter().filter(is_this).find(|a| a.is_running())
+}
+
 /// All members of one set are here.
 fn on_complete_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan> {
-    let is_this = |a: &&Array| a.uuid == Some(set.uuid) || set.present().any(|d| a.members.contains(&d.name));
-    let running = inventory.arrays.iter().filter(is_this).find(|a| a.is_running());
-    match running {
+    match running(inventory, set) {
         None => Ok(build::assemble(inventory, set)),
         Some(array) => {
             on_device(inventory, config, &Device::array(array, set), &array.content, set.present().collect())

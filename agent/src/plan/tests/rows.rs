@@ -297,9 +297,9 @@ fn an_intent_licenses_redoing_with_its_uuids() {
     let half = [
         machine(&[Content::Blank, Content::Blank]),
         machine(&[member(0, 2), Content::Blank]),
-        machine(&[member(0, 2), member(1, 2)]),
+        machine(&[member(0, 2), Content::Unknown]),
+        running(2, "md0", Content::Blank),
         running(2, "md0", Content::Unknown),
-        running(2, "md0", filesystem(None)),
     ];
     for mut inventory in half {
         inventory.intent = Some(identity(&["AWS2", "AWS1"], Some(SET)));
@@ -310,6 +310,57 @@ fn an_intent_licenses_redoing_with_its_uuids() {
             assert_eq!(array, SET);
         }
     }
+}
+
+/// Since the kill somebody may have mounted it, by hand or by the fstab line that a rebuild's UUID comes from.
+#[test]
+fn an_interrupted_runs_filesystem_is_mounted_and_never_made_again() {
+    let cases = [(running(2, "md0", filesystem(None)), Some(SET)), (machine(&[filesystem(None)]), None)];
+    for (mut inventory, set) in cases {
+        let serials: Vec<String> = inventory.drives.iter().map(|d| d.serial.clone()).collect();
+        let serials: Vec<&str> = serials.iter().map(String::as_str).collect();
+        inventory.intent = Some(identity(&serials, set));
+        let plan = planned(&inventory);
+        assert_eq!(plan.outcome, Outcome::Finish);
+        assert_eq!(made(&plan), (None, None));
+        let steps = names(&plan);
+        let at = |name| steps.iter().position(|step| *step == name).unwrap();
+        assert!(at("prepare") < at("clear-intent") && at("clear-intent") < at("expose"), "{steps:?}");
+        assert!(!steps.contains(&"wipe"));
+        assert_eq!(
+            made(&super::super::plan(&inventory, &wiping()).unwrap()).1,
+            Some(FS),
+            "given up on demand"
+        );
+    }
+}
+
+/// What is on an array that does not run is anybody's guess: our half-made one may carry a filesystem by now.
+#[test]
+fn an_interrupted_runs_array_is_looked_into_before_anything_is_written() {
+    let mut inventory = machine(&[member(0, 2), member(1, 2)]);
+    inventory.intent = Some(identity(&["AWS1", "AWS2"], Some(SET)));
+    let plan = planned(&inventory);
+    assert!(plan.look_again);
+    assert_eq!(names(&plan), ["assemble-array"]);
+    for content in [foreign("LVM2_member"), Content::Filesystem(other_filesystem())] {
+        let mut inventory = running(2, "md0", content);
+        inventory.intent = Some(identity(&["AWS1", "AWS2"], Some(SET)));
+        assert_eq!(refused(&inventory).reason, Reason::ForeignData);
+    }
+}
+
+fn other_filesystem() -> Filesystem {
+    Filesystem { kind: "ext4".into(), uuid: Uuid::from_u128(9).to_string(), label: None }
+}
+
+/// systemd mounted by fstab what a run that was killed had made: users see it, and the licence to redo it must go.
+#[test]
+fn an_intent_goes_when_its_filesystem_is_mounted_at_the_target() {
+    let mut inventory = running(2, "md0", filesystem(Some("nvme-tmp")));
+    inventory.mounts.push(mount("/dev/md0", inventory.arrays[0].dev, "/tmp", "ext4"));
+    inventory.intent = Some(identity(&["AWS1", "AWS2"], Some(SET)));
+    assert!(names(&planned(&inventory)).contains(&"clear-intent"));
 }
 
 #[test]
