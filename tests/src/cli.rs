@@ -1,6 +1,5 @@
 //! `cargo lab …`
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -8,15 +7,12 @@ use clap::{Parser, Subcommand};
 
 use crate::bench;
 use crate::cache::Cache;
-use crate::dist;
-use crate::drive::{DriveSpec, GIB, MIB, TIB};
+use crate::drive::{GIB, MIB, TIB};
 use crate::image::Guest;
-use crate::lab::Lab;
-use crate::progress::step;
 use crate::runner::select::Request;
-use crate::runner::{self, agent_binary, child, workspace};
+use crate::runner::{self, child};
 use crate::scenarios;
-use crate::vm::Vm;
+use crate::{demo, dist, shell};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", about = "Boots real VMs with real NVMe and md, and proves nvme-agent in them")]
@@ -56,7 +52,9 @@ enum Task {
     Dist(dist::Args),
     /// What setup costs: against the same system calls without checks, the old script, and limits of its own
     Bench(bench::Args),
-    /// A prompt in a fresh VM
+    /// The main job in a VM: fresh instance, reboot, stop and start, each checked
+    Demo(demo::Args),
+    /// A prompt in a fresh VM, or a script from standard input
     Shell {
         /// Instance-store drives
         #[arg(long, default_value_t = 2)]
@@ -97,7 +95,8 @@ pub fn main() -> Result<bool> {
         }
         Task::Dist(args) => dist::run(&args, nvme_agent::cli::command()).map(|()| true),
         Task::Bench(args) => bench::run(&args),
-        Task::Shell { drives, size, guest } => shell(guest, drives, size).map(|()| true),
+        Task::Demo(args) => demo::run(&args),
+        Task::Shell { drives, size, guest } => shell::run(guest, drives, size),
         Task::Clean { unused_days } => {
             let cache = Cache::open()?;
             let freed = cache.clean(unused_days.map(|days| Duration::from_secs(days * 86_400)))?;
@@ -105,43 +104,6 @@ pub fn main() -> Result<bool> {
             Ok(true)
         }
     }
-}
-
-fn shell(guest: Guest, drives: usize, size: u64) -> Result<()> {
-    let lab = Lab::open()?;
-    let mut vm =
-        step("Restoring a VM", || Vm::restore(&lab, guest, &workspace().join("target/lab/logs/shell")))?;
-    step(&format!("Plugging in {drives} drives of {} GiB", size / GIB), || {
-        vm.plug(&DriveSpec::many(drives, size))
-    })?;
-    if let Some(agent) = agent_binary() {
-        vm.push(&agent, "/usr/bin/nvme-agent")?;
-    }
-    println!(
-        "Every line is a script of its own for bash in the guest; end with ctrl-D. nvme-agent is in /usr/bin."
-    );
-    let prompt = || {
-        if std::io::stdin().is_terminal() {
-            print!("guest# ");
-            let _ = std::io::stdout().flush();
-        }
-    };
-    prompt();
-    for line in std::io::stdin().lock().lines() {
-        let output = vm.sh(&line.context("read a command")?);
-        match output {
-            Ok(output) => {
-                print!("{}", output.out);
-                eprint!("{}", output.err);
-                if output.rc != 0 {
-                    println!("[exit {}]", output.rc);
-                }
-            }
-            Err(error) => println!("{error:#}"),
-        }
-        prompt();
-    }
-    Ok(())
 }
 
 fn guest(text: &str) -> Result<Guest> {

@@ -11,6 +11,7 @@ use anyhow::{Result, anyhow, bail};
 use crate::dist;
 use crate::image::Guest;
 use crate::lab::Lab;
+use crate::progress::say;
 use crate::snapshot::Snapshot;
 use crate::vm::Vm;
 
@@ -93,6 +94,16 @@ pub const AGENT: &str = "NVME_LAB_AGENT";
 
 /// The same for the agent with failpoints.
 pub const FAILPOINTS: &str = "NVME_LAB_FAILPOINTS";
+
+/// The agent as [`AGENT`] says, else the one that ships, built now unless it is up to date.
+pub fn agent_under_test() -> Result<PathBuf> {
+    if std::env::var_os(AGENT).is_none() {
+        return dist::agent();
+    }
+    let agent = agent_binary().with_context(|| format!("{AGENT} names a file that is not there"))?;
+    say(&format!("note: this is not what ships but {}", agent.display()));
+    Ok(agent)
+}
 
 /// The agent that scenarios get: as [`AGENT`] says, else the shipped binary, if it has been built.
 pub fn agent_binary() -> Option<PathBuf> {

@@ -9,12 +9,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::checks::CHECKS;
 use super::select::{Request, select};
 use super::times::Times;
-use super::{AGENT, FAILPOINTS, Scenario, agent_binary, child, logs_root};
+use super::{AGENT, FAILPOINTS, Scenario, agent_under_test, child, logs_root};
 use crate::dist;
 use crate::image::Guest;
 use crate::lab::Lab;
@@ -98,19 +98,11 @@ fn failed(counts: &mut Counts, what: &str, error: &anyhow::Error) {
     say(&format!("FAIL {what}: {error:#}"));
 }
 
-/// What scenarios test: that which ships, unless the environment names something else.
+/// What scenarios test.
 fn build(failpoints: bool) -> Result<Binaries> {
-    if std::env::var_os(AGENT).is_some() {
-        let agent = agent_binary().with_context(|| format!("{AGENT} names a file that is not there"))?;
-        say(&format!("note: what is tested is not what ships but {}", agent.display()));
-        return Ok(Binaries::default());
-    }
-    let agent = Some(dist::agent()?);
-    let failpoints = if failpoints && std::env::var_os(FAILPOINTS).is_none() {
-        Some(dist::agent_with_failpoints()?)
-    } else {
-        None
-    };
+    let agent = Some(agent_under_test()?);
+    let given = std::env::var_os(AGENT).is_some() || std::env::var_os(FAILPOINTS).is_some();
+    let failpoints = if failpoints && !given { Some(dist::agent_with_failpoints()?) } else { None };
     Ok(Binaries { agent, failpoints })
 }
 

@@ -20,7 +20,7 @@ findmnt -no FSTYPE /tmp > /var/log/before
 echo busy > /tmp/open
 exec 9<> /tmp/open
 cd /tmp
-ls -d /tmp/systemd-private-* > /var/log/private
+ls -d /tmp/systemd-private-* > /var/log/private-tmp
 /var/lib/nvme-agent/nvme-agent plan > /var/log/plan
 /var/lib/nvme-agent/nvme-agent install
 /usr/local/bin/nvme-agent setup --trigger user-data
@@ -44,7 +44,7 @@ fn first_boot(ctx: &Ctx) -> Result<()> {
         vm.drives[1].write_at(1 << 16, &noise())?;
         vm.append = "ds=nocloud".into();
         let boot = vm.power_on(&[0, 1], BlankDrives::Keep)?;
-        vm.sh("cloud-init status --long; cat /var/log/user-data.log /var/log/cloud-init-output.log; cloud-init analyze blame | head -40; systemd-analyze blame | head -20")?;
+        vm.ok("cat /var/log/user-data.log")?;
         boot.clean()?;
         ensure!(vm.ok("cloud-init status --wait")?.contains("status: done"));
         ensure!(vm.ok("cat /var/log/before")? == "tmpfs", "what this is about");
@@ -54,7 +54,7 @@ fn first_boot(ctx: &Ctx) -> Result<()> {
         ensure!(vm.ok("nvme-agent status")?.contains("ready"));
         ensure!(vm.ok("cat /run/nvme-agent/state.json")?.contains("\"trigger\": \"user-data\""));
         // Every service that had a private directory on the tmpfs has one on the drives, and can still be restarted.
-        vm.ok("for dir in $(cat /var/log/private); do
+        vm.ok("for dir in $(cat /var/log/private-tmp); do
                    [ \"$(stat -c '%a %u' $dir $dir/tmp)\" = $'700 0\\n1777 0' ] || { ls -laR /tmp; exit 1; }
                done")?;
         vm.ok("for unit in $(systemctl list-units --type=service --state=running --plain --no-legend | cut -d' ' -f1); do

@@ -14,6 +14,10 @@ use crate::image::Guest;
 use crate::runner::{Ctx, Scenario, Tier, failpoints_binary};
 use crate::vm::{Output, Vm};
 
+pub mod foreign;
+pub mod mkfs;
+pub mod power;
+
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "crash-coverage", tier: Tier::Normal, run: coverage },
     Scenario {
@@ -127,7 +131,9 @@ pub(super) fn one<'a>(facts: &'a Facts, key: &str) -> Option<&'a str> {
 pub(super) fn prepare(vm: &mut Vm, drives: usize) -> Result<()> {
     vm.push(&failpoints_binary()?, AGENT)?;
     vm.write(LIBRARY, 0o644, include_bytes!("../../guest/crash.sh"))?;
-    vm.plug(&DriveSpec::many(drives, 4 * GIB)).map(drop)
+    vm.plug(&DriveSpec::many(drives, 4 * GIB))?;
+    // What was pushed must outlive a power cut.
+    vm.ok("sync").map(drop)
 }
 
 pub(super) fn script(vm: &mut Vm, text: &str) -> Result<String> {
@@ -273,7 +279,7 @@ pub(super) fn again(vm: &mut Vm, way: &Way, before: &Facts, written: bool) -> Re
     Ok(())
 }
 
-fn script_any(vm: &mut Vm, text: &str) -> Result<Output> {
+pub(super) fn script_any(vm: &mut Vm, text: &str) -> Result<Output> {
     vm.sh(&format!(". {LIBRARY}\n{text}"))
 }
 

@@ -2,16 +2,19 @@
 
 use crate::runner::Scenario;
 
+mod adoption;
 mod again;
 mod boot;
 mod cloudinit;
 mod company;
 mod crash;
+mod ebs;
 mod errors;
 mod exec;
 mod fresh;
 mod fstab;
 mod guests;
+mod inuse;
 mod journal;
 pub(crate) mod kit;
 mod machinery;
@@ -39,6 +42,12 @@ pub fn all() -> Vec<Scenario> {
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
+        inuse::SCENARIOS,
+        adoption::SCENARIOS,
+        ebs::SCENARIOS,
+        foreign::SCENARIOS,
+        mkfs::SCENARIOS,
+        power::SCENARIOS,
     ]
     .concat()
 }

@@ -84,8 +84,8 @@ pub fn ready(vm: &mut Vm, boot: &Boot, target: &str) -> Result<Identity> {
 /// Whatever became of setup: the bus answers, nothing was waited for in vain, no cycle, each message once.
 pub fn calm(vm: &mut Vm) -> Result<()> {
     ensure!(vm.ok("busctl list --no-legend")?.contains("org.freedesktop.systemd1"));
-    let private = vm.ok("systemctl show --property=PrivateTmp,ActiveState dbus.service")?;
-    ensure!(private == "ActiveState=active\nPrivateTmp=yes", "{private}");
+    let bus = vm.ok("systemctl show --property=PrivateTmp,ActiveState dbus.service")?;
+    ensure!(bus.contains("ActiveState=active") && bus.contains("PrivateTmp=yes"), "{bus}");
     let journal = vm.ok("journalctl -b --no-pager -o cat")?;
     for bad in ["ordering cycle", "Timed out waiting for device", "Dependency failed", "emergency.target"] {
         let lines: Vec<&str> = journal.lines().filter(|line| line.contains(bad)).collect();
@@ -153,16 +153,6 @@ pub fn failed(vm: &mut Vm, boot: &Boot, missing: &str) -> Result<()> {
     calm(vm)
 }
 
-/// Seconds of the guest's clock between two of systemd's timestamps of a unit.
-pub fn setup_seconds(vm: &mut Vm) -> Result<f64> {
-    let text = vm
-        .ok("systemctl show --property=ExecMainStartTimestampMonotonic --value nvme-agent.service
-         systemctl show --property=ExecMainExitTimestampMonotonic --value nvme-agent.service")?;
-    let times: Vec<f64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
-    let [start, end] = times.as_slice() else { anyhow::bail!("{text}") };
-    Ok((end - start) / 1e6)
-}
-
 /// Seconds from the kernel's start until systemd had nothing left to start (the last number of systemd-analyze).
 pub fn finished(vm: &mut Vm) -> Result<f64> {
     let text = vm.ok("systemctl show --property=FinishTimestampMonotonic --value")?;
@@ -172,7 +162,8 @@ pub fn finished(vm: &mut Vm) -> Result<f64> {
 /// systemd-tmpfiles a month later, and as at boot, leaves the workload's files alone, and would not without us.
 pub fn tmpfiles(vm: &mut Vm) -> Result<()> {
     let run = "now=$(date +%s); date -s @$((now + 30 * 86400)) > /dev/null
-               systemd-tmpfiles --clean; systemd-tmpfiles --create --remove --boot
+               systemd-tmpfiles --clean || echo \"ended with $?\"
+               systemd-tmpfiles --create --remove --boot || echo \"ended with $?\"
                date -s @$((now + 1)) > /dev/null";
     let make = "mkdir -p /tmp/work/deep; echo bytes > /tmp/work/deep/file; echo more > /tmp/file; touch /tmp/.hidden";
     vm.ok(make)?;

@@ -46,7 +46,7 @@ pub fn cost(ctx: &Ctx, guest: Guest) -> Result<()> {
         if let Some(excess) = with.exceeds(&without) {
             anyhow::bail!("a boot without us: {without:?}, after a stop and start: {with:?}; {excess}");
         }
-        missing(vm)
+        missing(vm, &boot)
     })
 }
 
