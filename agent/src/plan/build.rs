@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
-use super::decide::top_mount;
+use super::device::{Device, sorted};
 use super::evidence;
+use super::exposure::{hidden_files, put_on_target, record_set, stale_intent, visible_options, wanted_mode};
 use super::files::persist;
 use super::set::Set;
 use super::step::{MemberRef, Step, Stripe};
@@ -13,82 +14,7 @@ use super::{Outcome, Plan, Promise, Reason, Refusal};
 use crate::config::Config;
 use crate::intent::Identity;
 use crate::md::geometry;
-use crate::observe::{Array, Content, DevNum, Drive, Filesystem, Inventory, Mount, TargetKind};
-
-/// What carries, or will carry, the filesystem.
-pub struct Device<'a> {
-    pub name: String,
-    pub path: PathBuf,
-    pub array: Option<&'a Array>,
-    pub array_uuid: Option<Uuid>,
-    pub serials: Vec<String>,
-    pub content: &'a Content,
-}
-
-impl<'a> Device<'a> {
-    pub fn drive(drive: &'a Drive) -> Self {
-        Device {
-            name: drive.name.clone(),
-            path: drive.path(),
-            array: None,
-            array_uuid: None,
-            serials: vec![drive.serial.clone()],
-            content: &drive.content,
-        }
-    }
-
-    pub fn array(array: &'a Array, set: &Set) -> Self {
-        Device {
-            name: array.name.clone(),
-            path: array.path(),
-            array: Some(array),
-            array_uuid: Some(set.uuid),
-            serials: sorted(set.present().map(|d| d.serial.clone())),
-            content: &array.content,
-        }
-    }
-
-    /// The drive or array of ours that a mount comes from.
-    pub fn mounted(inventory: &'a Inventory, mount: &Mount) -> Option<Self> {
-        let is_it = |dev: DevNum| dev == mount.dev && dev.major != 0;
-        if let Some(drive) = inventory.drives.iter().find(|d| is_it(d.dev)) {
-            return Some(Device::drive(drive));
-        }
-        let array = inventory.arrays.iter().find(|a| is_it(a.dev))?;
-        let members: Option<Vec<&Drive>> =
-            array.members.iter().map(|m| inventory.drives.iter().find(|d| d.name == *m)).collect();
-        let members = members.filter(|m| !m.is_empty())?;
-        Some(Device {
-            name: array.name.clone(),
-            path: array.path(),
-            array: Some(array),
-            array_uuid: array.uuid,
-            serials: sorted(members.iter().map(|d| d.serial.clone())),
-            content: &array.content,
-        })
-    }
-
-    pub fn in_words(&self) -> String {
-        match self.array {
-            None => format!("{} ({})", self.path.display(), self.serials.join(", ")),
-            Some(array) => format!("{} (array of {})", self.path.display(), array.members.join(", ")),
-        }
-    }
-
-    fn layout(&self) -> String {
-        match self.array {
-            None => "single".into(),
-            Some(array) if array.level.is_empty() => "raid0".into(),
-            Some(array) => array.level.clone(),
-        }
-    }
-}
-
-fn sorted(serials: impl Iterator<Item = String>) -> Vec<String> {
-    let mut list: Vec<String> = serials.collect();
-    list.sort_unstable();
-    list
-}
+use crate::observe::{Array, Content, Drive, Filesystem, Inventory, Mount};
 
 fn member(drive: &Drive) -> MemberRef {
     MemberRef { path: drive.path(), serial: drive.serial.clone(), sectors: drive.sectors }
@@ -426,77 +352,4 @@ pub fn keep(inventory: &Inventory, config: &Config, mount: &Mount, device: &Devi
     steps.extend(record_set(inventory, &promise));
     steps.extend(persist(inventory, config, &promise)?);
     Ok(Plan { outcome: Outcome::Keep, steps, look_again: false, notes: Vec::new(), promise: Some(promise) })
-}
-
-/// An intent that names drives of which none is here: an AMI baked from a live node, or a stop/start.
-fn stale_intent(inventory: &Inventory) -> Vec<Step> {
-    let stale = inventory
-        .intent
-        .as_ref()
-        .is_some_and(|i| !i.names_exactly(inventory.drives.iter().map(|d| d.serial.as_str())));
-    stale.then_some(Step::DropStaleIntent).into_iter().collect()
-}
-
-/// Evidence for later runs, where it is not written yet.
-fn record_set(inventory: &Inventory, promise: &Promise) -> Option<Step> {
-    let record = Identity {
-        version: 1,
-        serials: promise.serials.clone(),
-        array_uuid: promise.array_uuid,
-        fs_uuid: Uuid::try_parse(&promise.fs_uuid).ok()?,
-        filesystem: promise.filesystem.clone(),
-        target: promise.target.clone(),
-    };
-    (inventory.record.as_ref() != Some(&record)).then_some(Step::RecordSet { record })
-}
-
-/// From the filesystem to the target. The intent goes before exposure: what was ever exposed has no intent.
-fn put_on_target(
-    inventory: &Inventory,
-    config: &Config,
-    device: PathBuf,
-    mode: Option<u32>,
-    kind: &str,
-    intent: bool,
-) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if inventory.target.kind == TargetKind::Missing {
-        steps.push(Step::CreateTarget { path: config.target.clone() });
-    }
-    let (uid, gid) =
-        if config.target == "/tmp" { (0, 0) } else { (inventory.target.uid, inventory.target.gid) };
-    let kind = if kind == "xfs" { crate::config::FsKind::Xfs } else { crate::config::FsKind::Ext4 };
-    steps.push(Step::Stage { device, kind, options: config.options() });
-    steps.push(Step::Prepare {
-        target: config.target.clone(),
-        mode,
-        uid,
-        gid,
-        selinux: inventory.target.selinux.clone().filter(|_| inventory.host.selinux),
-        directories: config.directories.clone(),
-    });
-    let stale = inventory.intent.is_some() && stale_intent(inventory).is_empty();
-    if intent || stale {
-        steps.push(Step::ClearIntent);
-    }
-    steps.push(Step::Expose { target: config.target.clone() });
-    steps
-}
-
-/// 1777 for /tmp, else what the directory that gets covered has; 0755 where there is none.
-fn wanted_mode(inventory: &Inventory, config: &Config) -> u32 {
-    if config.target == "/tmp" { 0o1777 } else { inventory.target.mode.unwrap_or(0o755) }
-}
-
-/// Those of the configured options that mountinfo shows per mount.
-fn visible_options(config: &Config) -> Vec<String> {
-    const SHOWN: [&str; 6] = ["noatime", "nosuid", "nodev", "noexec", "nodiratime", "relatime"];
-    config.options().into_iter().filter(|o| SHOWN.contains(&o.as_str())).collect()
-}
-
-fn hidden_files(inventory: &Inventory) -> Option<String> {
-    let count = inventory.target.entries;
-    let on = top_mount(inventory, &inventory.target.path).map_or("the root volume", |m| m.fs_type.as_str());
-    (count > 0)
-        .then(|| format!("{count} entries of {} on {on} are hidden by the mount", inventory.target.path))
 }

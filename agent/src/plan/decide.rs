@@ -1,13 +1,15 @@
 //! The decision table, from the top.
 
-use super::build::{self, Device, Make};
-use super::evidence::{self, Carrier};
+use super::build::{self, Make};
+use super::device::Device;
+use super::evidence;
 use super::set::Set;
-use super::{Outcome, Plan, Reason, Refusal};
+use super::usable::{drives_are_there, drives_are_usable, own_array, target_is_free, target_is_suitable};
+use super::words::{Judgement, content_in_words, refuse, who};
+use super::{Outcome, Plan, Reason};
 use crate::config::{Config, UnknownData};
-use crate::observe::{Array, Content, Drive, Filesystem, Inventory, Mount, TargetKind, Use};
-
-type Judgement<T> = Result<T, Refusal>;
+use crate::observe::mounts::topmost;
+use crate::observe::{Array, Content, Drive, Filesystem, Inventory};
 
 /// What `setup` would do with this machine.
 ///
@@ -15,7 +17,7 @@ type Judgement<T> = Result<T, Refusal>;
 /// A [`Refusal`]: nothing may be changed.
 pub fn plan(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
     target_is_suitable(inventory, config)?;
-    if let Some(mount) = top_mount(inventory, &config.target)
+    if let Some(mount) = topmost(&inventory.mounts, &config.target)
         && let Some(device) = Device::mounted(inventory, mount)
     {
         return build::keep(inventory, config, mount, &device);
@@ -27,156 +29,6 @@ pub fn plan(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
     }
     drives_are_usable(inventory)?;
     judge(inventory, config)
-}
-
-fn refuse<T>(reason: Reason, found: Vec<String>, next: impl Into<String>) -> Judgement<T> {
-    Err(Refusal { reason, found, next: next.into() })
-}
-
-/// `/dev/nvme1n1 (AWS...)`.
-pub fn who(drive: &Drive) -> String {
-    format!("{} ({})", drive.path().display(), drive.serial)
-}
-
-fn target_is_suitable(inventory: &Inventory, config: &Config) -> Judgement<()> {
-    let found = match inventory.target.kind {
-        TargetKind::Directory | TargetKind::Missing => return Ok(()),
-        TargetKind::File => "is a file",
-        TargetKind::Symlink => "is a symbolic link",
-        TargetKind::Other => "is neither a directory nor missing",
-    };
-    refuse(
-        Reason::TargetUnsuitable,
-        vec![format!("{} {found}; expected a directory", config.target)],
-        "Remove it, or set `target` to another directory.",
-    )
-}
-
-/// The mount that a process sees at `at`: the last one there.
-pub fn top_mount<'a>(inventory: &'a Inventory, at: &str) -> Option<&'a Mount> {
-    inventory.mounts.iter().rev().find(|m| m.at == at)
-}
-
-/// Nothing is mounted at the target but what an operating system puts there itself.
-fn target_is_free(inventory: &Inventory, config: &Config) -> Judgement<()> {
-    let here = || inventory.mounts.iter().filter(|m| m.at == config.target);
-    if let Some(buried) = here().find(|m| Device::mounted(inventory, m).is_some()) {
-        return refuse(
-            Reason::TargetUnsuitable,
-            vec![format!("{} from {} is hidden by another mount on top of it", config.target, buried.source)],
-            "Unmount what covers it; `findmnt` shows both.",
-        );
-    }
-    match here().find(|m| !matches!(m.fs_type.as_str(), "tmpfs" | "ramfs" | "autofs")) {
-        None => Ok(()),
-        Some(mount) => refuse(
-            Reason::TargetUnsuitable,
-            vec![format!("{} is mounted from {} ({})", config.target, mount.source, mount.fs_type)],
-            "Unmount it and take its line out of fstab, or set `target` to another directory.",
-        ),
-    }
-}
-
-fn drives_are_there(inventory: &Inventory, config: &Config) -> Judgement<()> {
-    if !inventory.pending.is_empty() {
-        let found = inventory.pending.iter().map(|p| format!("PCI {}: {}", p.address, p.why)).collect();
-        return refuse(
-            Reason::DriveMissing,
-            found,
-            "An array without that drive would have to be made anew later; look into the kernel log, then run `nvme-agent setup` again.",
-        );
-    }
-    let (have, want) = (inventory.drives.len(), config.expect_drives as usize);
-    if have < want {
-        let mut found = vec![format!("expected {want} drives, found {have}")];
-        found.extend(inventory.drives.iter().map(who));
-        found.extend(inventory.skipped.iter().map(|s| format!("{} ({}): {}", s.name, s.serial, s.why)));
-        return refuse(Reason::DriveMissing, found, "Check the instance type and `expect_drives`.");
-    }
-    Ok(())
-}
-
-/// The array that holds a drive, where it is one of our candidates only and thus may be judged by what is on it.
-fn own_array<'a>(inventory: &'a Inventory, name: &str) -> Option<&'a Array> {
-    let array = inventory.arrays.iter().find(|a| a.name == name)?;
-    let ours = |member: &String| inventory.drives.iter().any(|d| d.name == *member);
-    (!array.members.is_empty() && array.members.iter().all(ours)).then_some(array)
-}
-
-/// No drive is in use, read-only or unreadable. Not even `--wipe-foreign` gets past this.
-fn drives_are_usable(inventory: &Inventory) -> Judgement<()> {
-    let mut busy = Vec::new();
-    for drive in &inventory.drives {
-        for by in &drive.uses {
-            match by {
-                Use::Holder { name } if own_array(inventory, name).is_some() => {}
-                // The kernel holds members of an array exclusively: that is the holder, told twice.
-                Use::Exclusive if drive.uses.iter().any(|u| matches!(u, Use::Holder { .. })) => {}
-                by if is_only_a_table(by, &drive.content) => {}
-                by => busy.push(format!("{} {}", who(drive), in_words(by))),
-            }
-        }
-    }
-    for array in inventory.arrays.iter().filter(|a| own_array(inventory, &a.name).is_some()) {
-        let in_use = array.uses.iter().filter(|by| !is_only_a_table(by, &array.content));
-        busy.extend(in_use.map(|by| format!("{} {}", array.path().display(), in_words(by))));
-    }
-    if !busy.is_empty() {
-        return refuse(
-            Reason::DriveInUse,
-            busy,
-            "Free the drives (unmount, swapoff, dmsetup remove, stop the program), or take them out of `[match]`.",
-        );
-    }
-    let select = |test: fn(&Drive) -> Option<String>| -> Vec<String> {
-        inventory.drives.iter().filter_map(|d| test(d).map(|what| format!("{} {what}", who(d)))).collect()
-    };
-    let unreadable = select(|d| match &d.content {
-        Content::Unreadable { error } => Some(format!("cannot be read: {error}")),
-        _ => None,
-    });
-    let unexamined = select(|d| {
-        (d.content == Content::Unexamined).then(|| "has something on it that was not looked into".into())
-    });
-    if !unexamined.is_empty() {
-        return refuse(
-            Reason::DriveUnreadable,
-            unexamined,
-            "Under --root no blkid is run: ask on the machine itself.",
-        );
-    }
-    if !unreadable.is_empty() {
-        return refuse(
-            Reason::DriveUnreadable,
-            unreadable,
-            "The drive is failing: stop and start the instance, or replace it; the kernel log has the details.",
-        );
-    }
-    let read_only = select(|d| d.read_only.then(|| "is read-only".into()));
-    if !read_only.is_empty() {
-        return refuse(
-            Reason::DriveReadOnly,
-            read_only,
-            "Make it writable (`blockdev --setrw`), or replace the instance.",
-        );
-    }
-    Ok(())
-}
-
-/// A partition table that nobody uses is a signature like others, which may be wiped on demand.
-fn is_only_a_table(by: &Use, content: &Content) -> bool {
-    matches!((by, content), (Use::Partitions { .. }, Content::Foreign { .. }))
-}
-
-fn in_words(by: &Use) -> String {
-    match by {
-        Use::Mounted { at } => format!("is mounted at {at}"),
-        Use::Swap => "is swap in use".into(),
-        Use::Holder { name } => format!("is held by {name}"),
-        Use::Partitions { names } => format!("has partitions: {}", names.join(", ")),
-        Use::Exclusive => "is opened exclusively by another program".into(),
-        Use::Root => "carries the root filesystem".into(),
-    }
 }
 
 /// True where unknown data may be taken for blank.
@@ -452,33 +304,6 @@ fn foreign(found: Vec<(String, &Content)>) -> Judgement<Plan> {
         lines,
         "If nobody needs it, `setup --wipe-foreign` gives it up; else take the drive out of `[match]`.",
     )
-}
-
-fn content_in_words(content: &Content) -> String {
-    match content {
-        Content::Blank => "nothing on it".into(),
-        Content::Unknown => "data without a known signature".into(),
-        Content::Member(m) => format!("a superblock of md set {} `{}`", m.set_uuid, m.set_name),
-        Content::Filesystem(fs) => format!(
-            "an {} filesystem, UUID {}{}",
-            fs.kind,
-            fs.uuid,
-            fs.label.as_ref().map(|l| format!(", label `{l}`")).unwrap_or_default()
-        ),
-        Content::Foreign { signature } => format!("the signature `{signature}`"),
-        Content::Unreadable { error } => format!("a read error: {error}"),
-        Content::Unexamined => "unexamined content".into(),
-    }
-}
-
-impl Device<'_> {
-    /// How evidence speaks of it.
-    pub fn carrier(&self) -> Carrier<'_> {
-        match (&self.array, self.serials.as_slice()) {
-            (None, [serial]) => Carrier::OnlyDrive { name: &self.name, serial },
-            _ => Carrier::Array { name: &self.name, uuid: self.array_uuid },
-        }
-    }
 }
 
 impl Plan {

@@ -22,12 +22,16 @@
 
 mod build;
 mod decide;
+mod device;
 mod evidence;
+mod exposure;
 mod files;
 mod set;
 mod step;
 #[cfg(test)]
 mod tests;
+mod usable;
+mod words;
 
 use serde::{Deserialize, Serialize};
 
