@@ -4,7 +4,7 @@ use super::build::{self, Make};
 use super::device::Device;
 use super::evidence;
 use super::set::Set;
-use super::usable::{drives_are_there, drives_are_usable, own_array, target_is_free, target_is_suitable};
+use super::usable::{drives_are_there, drives_are_usable, target_is_free, target_is_suitable};
 use super::words::{Judgement, content_in_words, refuse, who};
 use super::{Outcome, Plan, Reason};
 use crate::config::{Config, UnknownData};

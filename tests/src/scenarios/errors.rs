@@ -209,7 +209,10 @@ fn fails_then_works(vm: &mut Vm, drives: usize, stub: &str, needles: &[&str]) ->
     let changed = differences(&before.0, &files(vm, "/etc")?);
     ensure!(changed.is_empty() && vm.ok("cat /proc/1/mountinfo")? == before.1, "{changed:#?}");
     let state = state_is(vm, "failed", "MakeFilesystemFailed")?;
-    ensure!(needles.iter().all(|n| state["message"].as_str().is_some_and(|m| m.replace('\n', "; ").contains(n))), "{state:#}");
+    ensure!(
+        needles.iter().all(|n| state["message"].as_str().is_some_and(|m| m.replace('\n', "; ").contains(n))),
+        "{state:#}"
+    );
     vm.fails(11, "nvme-agent status")?;
     let intent: Value = serde_json::from_str(&vm.ok("cat /var/lib/nvme-agent/intent.json")?)?;
     vm.ok("rm /usr/sbin/mkfs.ext4; ln -s mke2fs /usr/sbin/mkfs.ext4; nvme-agent setup")?;
