@@ -160,23 +160,29 @@ impl Session {
             }
             self.problems = context.problems().collect();
             self.promise = plan.promise.clone();
-            if let Some(promise) = &plan.promise {
-                let after = observe::observe(root, config, How { examine: true, wait: false })?;
-                self.capacity = capacity(&after, promise);
-                self.problems.extend(verify(&after, promise)?);
-            }
-            // Only at boot are there jobs (tmp.mount) that wait for us and must find systemd with the new fstab.
-            if self.trigger == Trigger::Boot
-                && let Err(error) = context.finish()
-            {
+            let verified = match &plan.promise {
+                Some(promise) => self.verify(root, config, promise),
+                None => Ok(()),
+            };
+            // Also where verify found fault. Only at boot are there jobs (tmp.mount) that wait for us and must find systemd
+            // with the new fstab.
+            if let Err(error) = context.finish(self.trigger == Trigger::Boot) {
                 self.problems.push(error.to_string());
             }
+            verified?;
             self.assembled.clear();
             return Ok(plan);
         }
         Err(Error::Other(format!(
             "after {ROUNDS} rounds the arrays are still not what they were made to be; look into the kernel log and at udev rules for md"
         )))
+    }
+
+    fn verify(&mut self, root: &Root, config: &Config, promise: &Promise) -> Result<()> {
+        let after = observe::observe(root, config, How { examine: true, wait: false })?;
+        self.capacity = capacity(&after, promise);
+        self.problems.extend(verify(&after, promise)?);
+        Ok(())
     }
 
     /// A run that failed leaves nothing in the way of the boot: an array that was only looked into is stopped again, and
@@ -239,6 +245,8 @@ impl Session {
         state.trigger = self.trigger;
         state.finished = state::rfc3339(SystemTime::now());
         state.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let children = crate::exec::time_in_children();
+        state.children_ms = u64::try_from(children.as_millis()).unwrap_or(u64::MAX);
         state.target.clone_from(&config.target);
         state.steps.clone_from(&self.steps);
         state.persistence.clone_from(&self.problems);

@@ -104,6 +104,8 @@ pub struct State {
     pub finished: String,
     /// How long that setup took, in milliseconds.
     pub duration_ms: u64,
+    /// For how long of it child processes ran (mkfs, blkid), in milliseconds.
+    pub children_ms: u64,
     pub boot_id: String,
     /// Version of the agent.
     pub agent: String,

@@ -12,7 +12,7 @@ use std::process::Command;
 use nvme_agent::md::array::{AssembleSpec, CreateSpec, assemble, create, restart_rw, stop};
 use nvme_agent::md::kernel::Shown;
 use nvme_agent::md::lock::Holds;
-use nvme_agent::md::superblock::mdadm_uuid;
+use nvme_agent::md::notation::mdadm_uuid;
 use nvme_agent::observe::blank::{self, Buffer, Device};
 use nvme_agent::plan::MemberRef;
 use nvme_agent::root::Root;

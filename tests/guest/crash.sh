@@ -13,7 +13,7 @@ drives() {
 settle_down() {
     local dev on rest md
     while read -r dev on rest; do
-        case $dev in /dev/md*|/dev/nvme*) [ "$on" = / ] || umount "$on" ;; esac
+        case $dev in /dev/md* | /dev/nvme*) [ "$on" = / ] || umount "$on" ;; esac
     done < /proc/mounts
     for md in /sys/block/md*; do
         [ ! -e "$md" ] || mdadm --stop --quiet "/dev/${md##*/}"
@@ -23,18 +23,24 @@ settle_down() {
 
 # Our files as they were when the VM was restored.
 forget() {
+    local reload=
     [ -e /var/lib/lab-crash ] || { mkdir /var/lib/lab-crash; cp -p /etc/fstab /etc/mdadm/mdadm.conf /var/lib/lab-crash/; }
+    cmp -s /var/lib/lab-crash/fstab /etc/fstab || reload=1
     cp -p /var/lib/lab-crash/fstab /etc/fstab
     cp -p /var/lib/lab-crash/mdadm.conf /etc/mdadm/mdadm.conf
-    rm -rf /var/lib/nvme-agent /run/nvme-agent /etc/tmpfiles.d/tmp.conf /run/mdadm/creating-* /data
+    rm -rf /var/lib/nvme-agent /run/nvme-agent /etc/tmpfiles.d/tmp.conf /run/mdadm/creating-*
+    # With the old line in mind systemd would unmount whatever is at the target as soon as the device goes.
+    [ -z "$reload" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 }
 
 # A fresh instance: blank drives, no memory of earlier runs.
 reset() {
     local d
-    settle_down
-    for d in $(drives); do blkdiscard -f "$d"; done
     forget
+    settle_down
+    for d in $(drives); do blkdiscard -f "$d" 2> /dev/null & done
+    wait
+    rm -rf /data
     [ ! -e /run/udev/control ] || udevadm settle
 }
 
@@ -58,6 +64,14 @@ until_hung() {
     cat /run/hung.out /run/hung.err >&2
     echo 'did not get as far as the failpoint' >&2
     return 1
+}
+
+# The filesystem that is in use, or could be.
+was() {
+    local device
+    for device in $(findmnt -rno SOURCE "${1:-/tmp}" | grep '^/dev/') /dev/md0 $(drives | head -n 1); do
+        [ ! -e "$device" ] || ! blkid -p -o value -s UUID "$device" || break
+    done
 }
 
 # What a user would notice, KEY VALUE a line.

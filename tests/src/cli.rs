@@ -11,7 +11,7 @@ use crate::image::Guest;
 use crate::runner::select::Request;
 use crate::runner::{self, child};
 use crate::scenarios;
-use crate::{demo, dist, shell};
+use crate::{bench, demo, dist, shell};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", about = "Boots real VMs with real NVMe and md, and proves nvme-agent in them")]
@@ -51,6 +51,8 @@ enum Task {
     Dist(dist::Args),
     /// The main job in a VM: fresh instance, reboot, stop and start, each checked
     Demo(demo::Args),
+    /// What setup costs: against the same system calls without checks, the old script, and limits of its own
+    Bench(bench::Args),
     /// A prompt in a fresh VM, or a script from standard input
     Shell {
         /// Instance-store drives
@@ -92,6 +94,7 @@ pub fn main() -> Result<bool> {
         }
         Task::Dist(args) => dist::run(&args, nvme_agent::cli::command()).map(|()| true),
         Task::Demo(args) => demo::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Shell { drives, size, guest } => shell::run(guest, drives, size),
         Task::Clean { unused_days } => {
             let cache = Cache::open()?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::dist;
 use crate::image::Guest;
@@ -143,9 +143,6 @@ fn from_panic(panic: &(dyn Any + Send)) -> anyhow::Error {
 
 /// Runs one scenario in this process.
 pub fn run_one(lab: &Lab, scenario: &Scenario, logs: &Path) -> Result<()> {
-    // Logs of the last run only: whoever looks after a failure must not find an older one's.
-    let _ = std::fs::remove_dir_all(logs);
-    std::fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
     let ctx = Ctx { lab, logs: logs.to_owned(), failed: Mutex::default() };
     let result = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&ctx)))
         .unwrap_or_else(|panic| Err(from_panic(&*panic)));

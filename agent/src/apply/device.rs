@@ -3,7 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::error::{Error, Result};
@@ -16,6 +18,8 @@ use crate::root::Root;
 pub const WIPE_BYTES: u64 = 1 << 20;
 /// Alignment for O_DIRECT: the largest logical block of any NVMe drive here.
 const ALIGN: usize = 4096;
+/// How long somebody (a udev worker that probes) may keep a partition open that is to go.
+const PARTITIONS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Sectors of sysfs `size` are always of 512 bytes (Documentation/ABI/stable/sysfs-block).
 const SECTOR: u64 = 512;
 
@@ -51,25 +55,55 @@ pub fn number(root: &Root, device: &Path) -> Result<(u32, u32)> {
     parsed.ok_or_else(|| Error::Other(format!("{}: sysfs gives the number as {text:?}", device.display())))
 }
 
-/// Zeroes the first and last MiB of a drive, and reads them back from the device.
+/// Zeroes the first and last MiB of the drives, reads them back from the device, and has the kernel forget partitions
+/// that were there. Nothing is written before all of them are claimed.
 ///
 /// # Errors
-/// Where it is in use (opened exclusively, mounted, held), is not the drive that was planned for, or does not
+/// Where one is in use (opened exclusively, mounted, held), is not the drive that was planned for, or does not
 /// read back as zeros.
-pub fn wipe(root: &Root, member: &MemberRef) -> Result<()> {
-    guard::verify_identity(root, member)?;
-    wipe_path(&root.join(&member.path), member.sectors * SECTOR)
+pub fn wipe(root: &Root, members: &[MemberRef]) -> Result<()> {
+    let claim = |member| -> Result<_> {
+        guard::verify_identity(root, member)?;
+        let path = root.join(&member.path);
+        Ok((claim(&path)?, path, member.sectors * SECTOR))
+    };
+    let claimed = members.iter().map(claim).collect::<Result<Vec<_>>>()?;
+    for (file, path, size) in &claimed {
+        zero_ends(file, path, *size)?;
+        forget_partitions(file, path);
+    }
+    Ok(())
 }
 
-fn wipe_path(path: &Path, size: u64) -> Result<()> {
-    let file = open_direct(path).map_err(|e| match e.raw_os_error() {
-        Some(code) if code == nix::errno::Errno::EBUSY as i32 => Error::Other(format!(
+/// Partitions of a table that is gone would stay in /dev until the next boot, over the bytes of what is made next.
+fn forget_partitions(file: &File, path: &Path) {
+    let end = Instant::now() + PARTITIONS_TIMEOUT;
+    loop {
+        match crate::ioctl::block::reread_partitions(file) {
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOTTY) => return,
+            // udev looks at one of them.
+            Err(Errno::EBUSY) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
+            Err(error) => {
+                tracing::warn!(device = %path.display(), %error, "the kernel keeps partitions that are wiped");
+                return;
+            }
+        }
+    }
+}
+
+/// O_DIRECT, so that reading back asks the drive and not the page cache; O_EXCL means "nobody else's" for a block device.
+fn claim(path: &Path) -> Result<File> {
+    open_direct(path).map_err(|e| match e.raw_os_error() {
+        Some(code) if code == Errno::EBUSY as i32 => Error::Other(format!(
             "{} is in use: the kernel refuses to open it exclusively. Nothing was written to it; see who holds it with \
              `lsblk {0}` and `fuser -v {0}`",
             path.display()
         )),
         _ => Error::io(path, "open for wiping")(e),
-    })?;
+    })
+}
+
+fn zero_ends(file: &File, path: &Path, size: u64) -> Result<()> {
     let length = WIPE_BYTES.min(size / 2) / ALIGN as u64 * ALIGN as u64;
     for offset in [0, size.saturating_sub(length) / ALIGN as u64 * ALIGN as u64] {
         let mut buffer = Aligned::new(length as usize);
@@ -88,7 +122,6 @@ fn wipe_path(path: &Path, size: u64) -> Result<()> {
     Ok(())
 }
 
-/// O_DIRECT, so that reading back asks the drive and not the page cache; O_EXCL means "nobody else's" for a block device.
 fn open_direct(path: &Path) -> std::io::Result<File> {
     let flags = nix::fcntl::OFlag::O_EXCL | nix::fcntl::OFlag::O_DIRECT;
     OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)
@@ -184,11 +217,11 @@ mod tests {
     fn a_drive_that_is_another_one_now_is_not_wiped() {
         let (dir, root) = fixture("AWS2", SIZE / SECTOR);
         let drive = dir.path().join("dev/nvme1n1");
-        let error = wipe(&root, &member()).unwrap_err().to_string();
+        let error = wipe(&root, &[member()]).unwrap_err().to_string();
         assert!(error.contains("AWS1") && error.contains("AWS2"), "{error}");
         assert!(std::fs::read(&drive).unwrap().iter().all(|b| *b == 0xa5));
         let (dir, root) = fixture("AWS1", SIZE / SECTOR);
-        wipe(&root, &member()).unwrap();
+        wipe(&root, &[member()]).unwrap();
         assert_eq!(std::fs::read(dir.path().join("dev/nvme1n1")).unwrap()[0], 0);
         assert_eq!(size(&root, &member().path).unwrap(), SIZE);
         assert_eq!(number(&root, &member().path).unwrap(), (259, 3));
@@ -199,7 +232,7 @@ mod tests {
         // On disk, not tmpfs: O_DIRECT.
         let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
         file.as_file().write_all_at(&vec![0xa5; SIZE as usize], 0).unwrap();
-        wipe_path(file.path(), SIZE).unwrap();
+        zero_ends(&claim(file.path()).unwrap(), file.path(), SIZE).unwrap();
         let bytes = std::fs::read(file.path()).unwrap();
         let mib = WIPE_BYTES as usize;
         assert_eq!(bytes.len(), SIZE as usize);

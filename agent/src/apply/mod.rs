@@ -1,13 +1,13 @@
 //! apply: executes steps in order; decides nothing.
 //!
-//! What outlives a step (locks, the mark that keeps systemd off the array, the staged mount, an unfinished systemd
-//! reload) is in the [`Context`], which outlives an `apply`: after a plan that ends in "look again" the next one goes
+//! What outlives a step (locks, the mark that keeps systemd off the array, the staged mount, a reload of systemd that
+//! is due) is in the [`Context`], which outlives an `apply`: after a plan that ends in "look again" the next one goes
 //! on with it.
 //!
 //! ```text
 //! let mut context = Context::new(root, &config, &inventory);
 //! loop { plan; apply(&plan, &mut context)?; if !plan.look_again { break } observe; context.observed(&inventory) }
-//! verify; context.finish()
+//! verify; context.finish(wait)
 //! ```
 
 pub mod device;
@@ -16,6 +16,7 @@ pub mod mkfs;
 pub mod stage;
 mod steps;
 pub mod systemd;
+mod uevents;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,7 +33,6 @@ use crate::root::Root;
 
 use stage::{Place, Staged};
 use steps::{about, execute, place_at};
-use systemd::Reload;
 
 /// Every failpoint of apply, in the order in which a fresh array meets them: the name of a step is hit before it.
 pub const FAILPOINTS: [&str; 30] = [
@@ -68,6 +68,14 @@ pub const FAILPOINTS: [&str; 30] = [
     "reload-systemd",
 ];
 
+/// What a reload of systemd has to wait for.
+#[derive(Debug)]
+struct ReloadDue {
+    /// Number of the array; a drive is not kept from systemd, so that nobody takes it for gone.
+    array: Option<(u32, u32)>,
+    fs_uuid: String,
+}
+
 /// How a step went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StepTime {
@@ -99,7 +107,8 @@ pub struct Context {
     staged: Option<Staged>,
     /// The target as it was when this run began to work on it.
     covered: Option<Place>,
-    reload: Option<Reload>,
+    /// The plan's device and filesystem, where systemd has to read fstab again.
+    reload: Option<ReloadDue>,
     times: Vec<StepTime>,
 }
 
@@ -135,15 +144,22 @@ impl Context {
         self.times.iter().filter_map(|t| t.error.as_ref().map(|e| format!("{}: {e}", t.step)))
     }
 
-    /// Waits for systemd's reload, which went on beside verify. An error means `degraded`, not `failed`.
+    /// Has systemd read fstab again where that is due, and waits for it if told to. To be called after verify, so that
+    /// udev has time for the array meanwhile. An error means `degraded`, not `failed`.
     ///
     /// # Errors
-    /// Where it did not end in time.
-    pub fn finish(&mut self) -> Result<()> {
+    /// Where udev, or systemd, did not come to an end in time.
+    pub fn finish(&mut self, wait: bool) -> Result<()> {
         self.release();
-        match self.reload.take() {
-            Some(reload) => reload.wait(systemd::RELOAD_TIME),
-            None => Ok(()),
+        let Some(due) = self.reload.take() else { return Ok(()) };
+        if let Some(array) = due.array
+            && systemd::is_running(&self.root)
+        {
+            uevents::taken_in(&self.root, array, &due.fs_uuid, uevents::TIME)?;
+        }
+        match systemd::request_reload(&self.root)? {
+            Some(reload) if wait => reload.wait(systemd::RELOAD_TIME),
+            _ => Ok(()),
         }
     }
 
@@ -294,12 +310,15 @@ fn needs_lock(step: &Step) -> bool {
     )
 }
 
+fn is_array(device: &Path) -> bool {
+    device::kernel_name(device).starts_with("md")
+}
+
 /// Holds the drives that `steps` name, and marks the array that they make, start, or make a filesystem on.
 fn hold(steps: &[Step], context: &mut Context) -> Result<()> {
     let mut drives: Vec<&Path> = Vec::new();
     let mut array: Option<&Path> = None;
     // udev does not heed a lock on an md device, and we would only be in our own way; the mark is for those.
-    let is_array = |device: &Path| device::kernel_name(device).starts_with("md");
     for step in steps {
         match step {
             Step::Wipe { devices, .. } => drives.extend(devices.iter().map(|m| m.path.as_path())),

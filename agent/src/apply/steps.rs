@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::stage::{self, Place, Staged};
-use super::{Context, device, directories, hit, mkfs, systemd};
+use super::{Context, ReloadDue, device, directories, hit, is_array, mkfs};
 use crate::config::FsKind;
 use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, Identity, RECORD_PATH};
@@ -27,11 +27,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             atomic::write_json_durable(&root.join(INTENT_PATH), intent)?;
             hit("record-intent-done")?;
         }
-        Step::Wipe { devices, .. } => {
-            for member in devices {
-                device::wipe(&root, member)?;
-            }
-        }
+        Step::Wipe { devices, .. } => device::wipe(&root, devices)?,
         Step::StopArray { array } => {
             md::stop(&root, array)?;
         }
@@ -135,7 +131,15 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             atomic::replace_if(&there, context.files.tmpfiles.as_deref(), text)?;
             context.files.tmpfiles = Some(text.clone());
         }
-        Step::ReloadSystemd => context.reload = systemd::request_reload(&root)?,
+        // Only noted here: systemd must not reload before it has heard all about the array.
+        Step::ReloadSystemd => {
+            let promise = plan.promise.as_ref();
+            let array = promise.map(|p| Path::new(&p.device)).filter(|device| is_array(device));
+            context.reload = Some(ReloadDue {
+                array: array.map(|device| device::number(&root, device)).transpose()?,
+                fs_uuid: promise.map(|p| p.fs_uuid.clone()).unwrap_or_default(),
+            });
+        }
     }
     Ok(Vec::new())
 }

@@ -6,6 +6,7 @@ pub mod geometry;
 pub mod guard;
 pub mod kernel;
 pub mod lock;
+pub mod notation;
 mod run;
 pub mod superblock;
 

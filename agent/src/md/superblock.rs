@@ -4,7 +4,7 @@
 //!
 //! **UUIDs.** The 16 bytes of `set_uuid` in the order in which they lie on the disk are the bytes of a [`Uuid`]. So
 //! `Uuid` prints them as blkid and sysfs `md/uuid` do (`1717a165-d6c1-10a9-c883-3362ca4bb572`); mdadm prints the same
-//! hex digits in four groups (`1717a165:d6c110a9:c8833362:ca4bb572`): [`mdadm_uuid`], [`parse_mdadm_uuid`].
+//! hex digits in four groups (`1717a165:d6c110a9:c8833362:ca4bb572`): [`super::notation`].
 
 use uuid::Uuid;
 use zerocopy::byteorder::little_endian::{I32, U16, U32, U64};
@@ -332,18 +332,6 @@ impl Superblock {
             data_size: self.header.data_size.get(),
         }
     }
-}
-
-/// `uuid` as mdadm prints it and mdadm.conf has it: `1717a165:d6c110a9:c8833362:ca4bb572`.
-pub fn mdadm_uuid(uuid: &Uuid) -> String {
-    let hex = uuid.simple().to_string();
-    [&hex[..8], &hex[8..16], &hex[16..24], &hex[24..]].join(":")
-}
-
-/// Reads a UUID as mdadm does (`parse_uuid` in its util.c): 32 hex digits, separated anywhere by `:`, `.`, space or `-`.
-pub fn parse_mdadm_uuid(text: &str) -> Option<Uuid> {
-    let hex: String = text.chars().filter(|c| !matches!(c, ':' | '.' | ' ' | '-')).collect();
-    if hex.len() == 32 { Uuid::try_parse(&hex).ok() } else { None }
 }
 
 #[cfg(test)]

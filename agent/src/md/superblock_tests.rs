@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::md::notation::mdadm_uuid;
 
 /// A superblock that mdadm 4.6 wrote, with the size of its device in bytes and of the set's first device.
 struct Golden {
@@ -120,10 +121,6 @@ fn the_uuid_reads_like_mdadms_and_blkids() {
     let uuid = Superblock::parse(&bytes).unwrap().set_uuid();
     assert_eq!(uuid.to_string(), "1717a165-d6c1-10a9-c883-3362ca4bb572");
     assert_eq!(mdadm_uuid(&uuid), "1717a165:d6c110a9:c8833362:ca4bb572");
-    assert_eq!(parse_mdadm_uuid("1717a165:d6c110a9:c8833362:ca4bb572"), Some(uuid));
-    assert_eq!(parse_mdadm_uuid("1717a165-d6c1-10a9-c883-3362ca4bb572"), Some(uuid));
-    assert_eq!(parse_mdadm_uuid("1717a165:d6c110a9:c8833362:ca4bb5"), None);
-    assert_eq!(parse_mdadm_uuid("1717a165:d6c110a9:c8833362:ca4bb57g"), None);
 }
 
 #[test]

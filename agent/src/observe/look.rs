@@ -178,7 +178,9 @@ impl Examiner<'_> {
     /// moment would fail. So it is asked for only where we might write, and nobody else has reason to.
     fn may_be_held(&self, content: &Content, uses: &[super::Use]) -> bool {
         let writable = matches!(content, Content::Blank | Content::Unknown) || self.config.wipe_foreign;
-        self.sysfs.root().is_host() && uses.is_empty() && writable
+        // An exclusive opener of a partition keeps the whole disk from being opened so, too.
+        let unused = uses.iter().all(|by| matches!(by, super::Use::Partitions { .. }));
+        self.sysfs.root().is_host() && unused && writable
     }
 
     fn content(&self, node: &Path, dev: DevNum, sectors: u64) -> Result<Content> {

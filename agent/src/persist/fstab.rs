@@ -79,7 +79,8 @@ impl Entry {
         if let Some(label) = tag("LABEL").or_else(|| spec.strip_prefix("/dev/disk/by-label/")) {
             return Source::Label(label);
         }
-        let md_uuid = spec.strip_prefix("/dev/disk/by-id/md-uuid-").and_then(super::mdadm_conf::parse_uuid);
+        let md_uuid =
+            spec.strip_prefix("/dev/disk/by-id/md-uuid-").and_then(crate::md::notation::parse_mdadm_uuid);
         if let Some(uuid) = md_uuid {
             return Source::MdUuid(uuid);
         }

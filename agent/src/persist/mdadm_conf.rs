@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::lines::{self, Line as Physical, Output};
 use super::{Edited, Problem, quote};
+use crate::md::notation::{mdadm_uuid, parse_mdadm_uuid};
 
 /// The comment at the end of our line.
 const OWNED: &str = "# nvme-agent";
@@ -48,21 +49,6 @@ fn canonical(device: &str) -> &str {
     }
 }
 
-/// A set UUID as mdadm prints it: four groups of eight hex digits.
-pub fn format_uuid(uuid: Uuid) -> String {
-    let hex = uuid.simple().to_string();
-    [&hex[..8], &hex[8..16], &hex[16..24], &hex[24..]].join(":")
-}
-
-/// Any spelling that mdadm takes: 32 hex digits with `:`, `.`, blanks or `-` anywhere between.
-pub fn parse_uuid(text: &str) -> Option<Uuid> {
-    let hex: String = text.chars().filter(|c| !matches!(c, ':' | '.' | ' ' | '-')).collect();
-    if hex.len() != 32 {
-        return None;
-    }
-    Uuid::try_parse_ascii(hex.as_bytes()).ok()
-}
-
 /// Our line, as it is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
@@ -78,7 +64,7 @@ impl Line {
     /// The text of the line, without an ending.
     pub fn render(&self) -> String {
         let name = self.name.as_ref().map(|name| format!(" name={name}")).unwrap_or_default();
-        format!("ARRAY {} metadata=1.2{name} UUID={} {OWNED}", self.device, format_uuid(self.uuid))
+        format!("ARRAY {} metadata=1.2{name} UUID={} {OWNED}", self.device, mdadm_uuid(&self.uuid))
     }
 }
 
@@ -153,8 +139,8 @@ pub fn parse(text: &str) -> Result<Vec<ArrayLine>, Problem> {
             match word.split_once('=') {
                 Some((key, value)) if !word.starts_with('/') => match key.to_ascii_lowercase().as_str() {
                     "uuid" => {
-                        let uuid =
-                            parse_uuid(value).ok_or_else(|| malformed("its UUID is not 32 hex digits"))?;
+                        let uuid = parse_mdadm_uuid(value)
+                            .ok_or_else(|| malformed("its UUID is not 32 hex digits"))?;
                         array.uuid = Some(uuid);
                     }
                     "name" => array.name = Some(value.to_owned()),

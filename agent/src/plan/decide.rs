@@ -112,14 +112,14 @@ fn drives_are_usable(inventory: &Inventory) -> Judgement<()> {
                 Use::Holder { name } if own_array(inventory, name).is_some() => {}
                 // The kernel holds members of an array exclusively: that is the holder, told twice.
                 Use::Exclusive if drive.uses.iter().any(|u| matches!(u, Use::Holder { .. })) => {}
-                // A partition table that nobody uses is a signature like others, which may be wiped on demand.
-                Use::Partitions { .. } if matches!(drive.content, Content::Foreign { .. }) => {}
+                by if is_only_a_table(by, &drive.content) => {}
                 by => busy.push(format!("{} {}", who(drive), in_words(by))),
             }
         }
     }
     for array in inventory.arrays.iter().filter(|a| own_array(inventory, &a.name).is_some()) {
-        busy.extend(array.uses.iter().map(|by| format!("{} {}", array.path().display(), in_words(by))));
+        let in_use = array.uses.iter().filter(|by| !is_only_a_table(by, &array.content));
+        busy.extend(in_use.map(|by| format!("{} {}", array.path().display(), in_words(by))));
     }
     if !busy.is_empty() {
         return refuse(
@@ -161,6 +161,11 @@ fn drives_are_usable(inventory: &Inventory) -> Judgement<()> {
         );
     }
     Ok(())
+}
+
+/// A partition table that nobody uses is a signature like others, which may be wiped on demand.
+fn is_only_a_table(by: &Use, content: &Content) -> bool {
+    matches!((by, content), (Use::Partitions { .. }, Content::Foreign { .. }))
 }
 
 fn in_words(by: &Use) -> String {

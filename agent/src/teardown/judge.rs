@@ -104,7 +104,7 @@ impl Work {
         let stop = self.stop.iter().map(|array| format!("stop {}", array.display()));
         let wipe = self.wipe.iter().map(|(drive, expect)| {
             let what = match expect {
-                Expect::Set(uuid) => format!("member of md set {}", mdadm_conf::format_uuid(*uuid)),
+                Expect::Set(uuid) => format!("member of md set {}", crate::md::notation::mdadm_uuid(uuid)),
                 Expect::Filesystem { kind, uuid } => format!("{kind} filesystem {uuid}"),
             };
             format!("wipe {} (serial {}), {what}: ITS DATA IS GONE THEN", drive.path.display(), drive.serial)

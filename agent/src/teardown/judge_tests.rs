@@ -60,7 +60,10 @@ pub(in crate::teardown) fn node() -> Inventory {
                 "UUID=1 / xfs defaults 1 1\nUUID={FS} /tmp ext4 noatime,nofail,x-nvme-agent 0 0\n"
             )),
             mdadm_conf_path: "/etc/mdadm.conf".into(),
-            mdadm_conf: Some(format!("ARRAY /dev/md0 UUID={} # nvme-agent\n", mdadm_conf::format_uuid(SET))),
+            mdadm_conf: Some(format!(
+                "ARRAY /dev/md0 UUID={} # nvme-agent\n",
+                crate::md::notation::mdadm_uuid(&SET)
+            )),
             tmpfiles: Some("# nvme-agent: ours\n".into()),
             ..Files::default()
         },

@@ -44,8 +44,7 @@ fn clippy(log: &Path) -> Result<Option<usize>> {
 }
 
 fn cargo(log: &Path, arguments: &[&str]) -> Result<String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    logged(Command::new(cargo).args(arguments).current_dir(workspace()), log)
+    logged(super::cargo().args(arguments), log)
 }
 
 /// Runs a command with its output in a file; returns that.

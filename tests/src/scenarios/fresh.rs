@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 
-use super::kit::{self, Picture, ensure_ready, refuses, state, state_is};
+use super::kit::{self, Picture, ensure_ready, refuses, state_is};
 use crate::drive::{DriveSpec, GIB, MIB, TIB};
 use crate::image::Guest;
 use crate::runner::{Ctx, Scenario, Tier};
-use crate::vm::Vm;
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "fresh-two", tier: Tier::Normal, run: two },
@@ -19,7 +17,6 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "fresh-late", tier: Tier::Normal, run: late },
     Scenario { name: "fresh-target", tier: Tier::Normal, run: target },
     Scenario { name: "fresh-directories", tier: Tier::Normal, run: directories },
-    Scenario { name: "fresh-journal", tier: Tier::Normal, run: journal },
 ];
 
 /// Two drives, watched: what others see of the mount from its first moment on, and that systemd has nothing left to do.
@@ -294,88 +291,4 @@ fn directories(ctx: &Ctx) -> Result<()> {
         vm.fails(10, "nvme-agent status")?;
         Ok(())
     })
-}
-
-/// The journal has every step once, with its fields; the terminal has the result only.
-fn journal(ctx: &Ctx) -> Result<()> {
-    ctx.vm(Guest::Trixie, |vm| {
-        kit::remember(vm)?;
-        vm.plug(&DriveSpec::many(2, 4 * GIB))?;
-        let serials: Vec<String> = vm.drives.iter().map(|d| d.serial.clone()).collect();
-        // By hand, and as a unit (whose stdout and stderr are the journal).
-        for (label, command) in [
-            ("by hand", "nvme-agent setup"),
-            ("unit", "systemd-run --quiet --wait --collect -u one-run nvme-agent setup --trigger boot"),
-        ] {
-            kit::case(ctx, vm, label, |vm| {
-                let cursor = vm.ok("journalctl --sync; journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p'")?;
-                let output = vm.sh(command)?;
-                ensure!(output.rc == 0 && output.err.is_empty(), "{output:?}");
-                let records = records(vm, &cursor)?;
-                let state = state(vm)?;
-                let steps = state["steps"].as_array().context("no steps")?;
-                ensure!(steps.len() >= 10, "{state:#}");
-                for step in steps {
-                    let name = step["name"].as_str().unwrap_or_default();
-                    let of: Vec<&Value> = records.iter().filter(|r| r["STEP"] == name).collect();
-                    ensure!(of.len() == 1, "{name} is in the journal {} times", of.len());
-                    let ms = of[0]["DURATION_MS"].as_str().and_then(|ms| ms.parse::<u64>().ok());
-                    ensure!(ms == step["millis"].as_u64() && of[0]["PRIORITY"] == "6", "{:#}", of[0]);
-                    let message = of[0]["MESSAGE"].as_str().unwrap_or_default();
-                    ensure!(message.contains(step["what"].as_str().unwrap_or("?")), "{message}");
-                    let device = of[0]["DEVICE"].as_str().unwrap_or_default();
-                    match name {
-                        "create-array" => {
-                            let said = of[0]["SERIAL"].as_str().unwrap_or_default();
-                            ensure!(device == "/dev/md0" && serials.iter().all(|s| said.contains(s.as_str())), "{:#}", of[0]);
-                        }
-                        "make-filesystem" | "stage" => ensure!(device == "/dev/md0", "{:#}", of[0]),
-                        _ => {}
-                    }
-                }
-                for word in ["setup starts", "setup ends: ready"] {
-                    let lines = records.iter().filter(|r| text(r).starts_with(word));
-                    ensure!(lines.count() == 1, "`{word}` is not there exactly once");
-                }
-                twice(&records)
-            })?;
-        }
-        // An error: once in the journal with reason and code, once for the person.
-        let cursor = vm.ok("journalctl --sync; journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p'")?;
-        refuses(vm, "nvme-agent setup --expect-drives 9 --drive-timeout 0s", 6, &["DriveMissing"])?;
-        let of = records(vm, &cursor)?;
-        let errors: Vec<&Value> = of.iter().filter(|r| r["PRIORITY"] == "3").collect();
-        ensure!(errors.len() == 1, "{errors:#?}");
-        ensure!(errors[0]["REASON"] == "DriveMissing" && errors[0]["EXIT_CODE"] == "6", "{errors:#?}");
-        let cursor = vm.ok("journalctl --sync; journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p'")?;
-        vm.fails(6, "systemd-run --quiet --wait --collect -u one-run nvme-agent setup --expect-drives 9 --drive-timeout 0s")?;
-        twice(&records(vm, &cursor)?)?;
-        // Those who only look leave no trace.
-        let cursor = vm.ok("journalctl --sync; journalctl -n 0 --show-cursor | sed -n 's/^-- cursor: //p'")?;
-        vm.sh("nvme-agent status; nvme-agent plan")?;
-        ensure!(records(vm, &cursor)?.is_empty());
-        Ok(())
-    })
-}
-
-fn text(record: &Value) -> &str {
-    record["MESSAGE"].as_str().unwrap_or_default()
-}
-
-/// The agent's records after a cursor, and those of the unit `one-run`, but systemd's own about it.
-fn records(vm: &mut Vm, cursor: &str) -> Result<Vec<Value>> {
-    let text = vm.ok(&format!(
-        "journalctl --sync; journalctl --after-cursor='{cursor}' -o json _COMM=nvme-agent + SYSLOG_IDENTIFIER=nvme-agent"
-    ))?;
-    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
-}
-
-fn twice(records: &[Value]) -> Result<()> {
-    let mut messages: Vec<&str> = records.iter().map(text).collect();
-    messages.sort_unstable();
-    let again: Vec<&&str> =
-        messages.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| &pair[0]).collect();
-    ensure!(again.is_empty(), "said twice: {again:?}");
-    ensure!(!records.is_empty(), "nothing is in the journal");
-    Ok(())
 }

@@ -13,7 +13,7 @@ mod fresh;
 mod fstab;
 mod guests;
 mod journal;
-mod kit;
+pub(crate) mod kit;
 mod machinery;
 mod oracle;
 mod refusal;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::kit;
 use crate::debian::run;
 use crate::drive::{Drive, DriveSpec, GIB, MIB, TIB};
 use crate::image::Guest;
-use crate::runner::{Ctx, Scenario, Tier, cargo};
+use crate::runner::{Ctx, Scenario, Tier, cargo, watchdog};
 use crate::vm::Vm;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -57,7 +58,7 @@ enum Also {
 
 fn compare(ctx: &Ctx, cases: &[(&[u64], Also)]) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
-        vm.ok("cp /etc/fstab /etc/mdadm/mdadm.conf /root/")?;
+        kit::remember(vm)?;
         for (sizes, also) in cases {
             let specs: Vec<DriveSpec> = sizes.iter().map(|size| DriveSpec::new(*size)).collect();
             vm.plug(&specs)?;
@@ -102,9 +103,7 @@ fn compare_one(vm: &mut Vm, also: Also) -> Result<()> {
             );
         }
     }
-    vm.ok("rm -rf /var/lib/nvme-agent /run/nvme-agent /etc/tmpfiles.d/tmp.conf
-           cp /root/fstab /etc/; cp /root/mdadm.conf /etc/mdadm/; systemctl daemon-reload")
-        .map(drop)
+    kit::reset(vm)
 }
 
 /// `--examine` of each member and `--detail`, without a word on stderr.
@@ -163,7 +162,7 @@ fn xfs(ctx: &Ctx) -> Result<()> {
 fn md_kernel(ctx: &Ctx) -> Result<()> {
     let mut build = cargo();
     build.args(["test", "--quiet", "--package", "nvme-agent", "--test", "md_kernel", "--no-run"]);
-    let messages = run(build.args(["--message-format", "json"]))?;
+    let messages = watchdog::exempt(|| run(build.args(["--message-format", "json"])))?;
     let program = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

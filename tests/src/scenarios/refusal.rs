@@ -160,7 +160,7 @@ const ARRAYS: &[Case] = &[
     },
     Case {
         name: "metadata 0.90",
-        make: "mdadm -q --create /dev/md9 --run --level=0 --raid-devices=2 --metadata=0.90 $a $b; mdadm -q --stop /dev/md9",
+        make: "mdadm -q --create /dev/md9 --run --level=1 --assume-clean --raid-devices=2 --metadata=0.90 $a $b; mdadm -q --stop /dev/md9",
         says: &["$a", "$b", "linux_raid_member"],
     },
     Case {

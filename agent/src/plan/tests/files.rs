@@ -59,7 +59,7 @@ fn a_rebuild_reuses_the_uuids_that_systemd_waits_for() {
     let line = format!("UUID={FS} /tmp ext4 noatime,nofail,x-nvme-agent 0 0\n");
     let mut inventory = with_fstab(&[Content::Blank, Content::Blank], &line);
     inventory.files.has_mdadm = true;
-    let uuid = crate::persist::mdadm_conf::format_uuid(SET);
+    let uuid = crate::md::notation::mdadm_uuid(&SET);
     inventory.files.mdadm_conf =
         Some(format!("ARRAY /dev/md0 metadata=1.2 name=any:md0 UUID={uuid} # nvme-agent\n"));
     assert_eq!(made(&planned(&inventory)), (Some(SET), Some(FS)));

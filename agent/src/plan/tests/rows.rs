@@ -407,6 +407,19 @@ fn a_partition_table_nobody_uses_is_a_signature_and_not_a_use() {
 }
 
 #[test]
+fn so_is_one_on_an_array_of_the_drives() {
+    let mut inventory = running(2, "md9", foreign("gpt"));
+    inventory.arrays[0].uses.push(Use::Partitions { names: vec!["md9p1".into()] });
+    let refusal = refused(&inventory);
+    assert_eq!(refusal.reason, Reason::ForeignData);
+    assert!(refusal.to_string().contains("/dev/md9") && refusal.to_string().contains("`gpt`"), "{refusal}");
+    let plan = plan(&inventory, &wiping()).unwrap();
+    assert_eq!(names(&plan)[1..3], ["stop-array", "wipe"]);
+    inventory.arrays[0].uses.push(Use::Mounted { at: "/data".into() });
+    assert_eq!(super::plan(&inventory, &wiping()).unwrap_err().reason, Reason::DriveInUse);
+}
+
+#[test]
 fn unknown_data_that_counts_as_blank_is_wiped_first() {
     for contents in [vec![Content::Unknown], vec![Content::Unknown, Content::Blank]] {
         let mut inventory = machine(&contents);

@@ -24,6 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[
         run: |ctx| stop_start::cost(ctx, Guest::Bookworm),
     },
     Scenario { name: "boot-unit", tier: Tier::Normal, run: unit::judged },
+    Scenario { name: "boot-slow-reload", tier: Tier::Normal, run: unit::slow_reload },
     Scenario { name: "boot-other-target", tier: Tier::Full, run: unit::other_target },
     Scenario {
         name: "boot-stop-start-trixie",

@@ -42,7 +42,7 @@ fn confined(vm: &mut Vm) -> Result<()> {
     vm.plug(&DriveSpec::many(2, 4 * GIB))?;
     vm.ok("nvme-agent install; systemctl daemon-reload; systemctl start nvme-agent")?;
     quiet(vm)?;
-    ensure!(vm.ok("findmnt -no SOURCE,FSTYPE /tmp")?.split_whitespace().eq(["/dev/md0", "ext4"]));
+    ensure!(vm.ok("df --output=source,fstype /tmp | tail -n 1")?.split_whitespace().eq(["/dev/md0", "ext4"]));
     vm.ok("systemctl stop nvme-agent; umount /tmp; mdadm -q --stop /dev/md0
            blkdiscard -f /dev/nvme1n1; blkdiscard -f /dev/nvme2n1; rm -r /var/lib/nvme-agent; sed -i /x-nvme-agent/d /etc/fstab")?;
     let config = "target = \"/opt/data\"\nfilesystem = \"xfs\"\n[[directory]]\npath = \"shared\"\nowner = \"1000\"\ngroup = \"1000\"\nmode = \"2775\"\n";
@@ -78,6 +78,25 @@ pub fn other_target(ctx: &Ctx) -> Result<()> {
         let boot = vm.boot_again(&[1, ROOT, 0], BlankDrives::Keep)?;
         ensure!(checks::ready(vm, &boot, "/opt/data")? == made);
         ensure!(vm.ok("cat /opt/data/file")? == "kept");
+        Ok(())
+    })
+}
+
+/// PID 1 is busy while the array is made, and reads afterwards what udev said of it meanwhile: that it is not ready. A
+/// reload of ours in between would have it find the device ready, then lost, and stop the mount that fstab bound to it.
+pub fn slow_reload(ctx: &Ctx) -> Result<()> {
+    ctx.vm(Guest::Trixie, |vm| {
+        vm.plug(&DriveSpec::many(2, 4 * GIB))?;
+        let generator = "/etc/systemd/system-generators/slow";
+        vm.write(generator, 0o755, b"#!/bin/sh\n[ -e /run/slowed ] || { touch /run/slowed; sleep 8; }\n")?;
+        vm.ok(
+            "systemctl daemon-reload & until [ -e /run/slowed ]; do sleep 0.1; done; nvme-agent setup; wait",
+        )?;
+        // The reload that setup asked for, and whatever comes of it.
+        vm.ok("sleep 3; udevadm settle; systemctl daemon-reload; sleep 1")?;
+        ensure!(vm.ok("df --output=source /tmp | tail -n 1")? == "/dev/md0");
+        let fragment = vm.ok("systemctl show --property=FragmentPath --value tmp.mount")?;
+        ensure!(fragment.contains("generator"), "systemd has not read fstab: {fragment}");
         Ok(())
     })
 }
