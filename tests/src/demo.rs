@@ -76,7 +76,7 @@ impl Demo {
         self.guest(vm, "nvme-agent setup")?;
         self.ready(vm)?;
         self.guest(
-            &mut vm,
+            vm,
             "setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'echo hello > /tmp/greeting'",
         )?;
         let made = identity(vm)?;
