@@ -5,14 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::bench;
 use crate::cache::Cache;
 use crate::drive::{GIB, MIB, TIB};
 use crate::image::Guest;
 use crate::runner::select::Request;
 use crate::runner::{self, child};
 use crate::scenarios;
-use crate::{demo, dist, shell};
+use crate::{bench, demo, dist, shell};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", about = "Boots real VMs with real NVMe and md, and proves nvme-agent in them")]
@@ -50,10 +49,10 @@ enum Task {
     },
     /// Build what ships into target/dist: static binaries, manual pages, completions
     Dist(dist::Args),
-    /// What setup costs: against the same system calls without checks, the old script, and limits of its own
-    Bench(bench::Args),
     /// The main job in a VM: fresh instance, reboot, stop and start, each checked
     Demo(demo::Args),
+    /// What setup costs: against the same system calls without checks, the old script, and limits of its own
+    Bench(bench::Args),
     /// A prompt in a fresh VM, or a script from standard input
     Shell {
         /// Instance-store drives
@@ -94,8 +93,8 @@ pub fn main() -> Result<bool> {
             child::main(scenario, Duration::from_secs(limit))
         }
         Task::Dist(args) => dist::run(&args, nvme_agent::cli::command()).map(|()| true),
-        Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Shell { drives, size, guest } => shell::run(guest, drives, size),
         Task::Clean { unused_days } => {
             let cache = Cache::open()?;

@@ -38,10 +38,14 @@ pub fn run(args: &Args) -> Result<bool> {
     Snapshot::get(&lab, Guest::Trixie)?;
     let logs = logs_root().join("demo");
     let mut demo = Demo { show: Transcript::new(), good: 0, bad: 0 };
-    let result = demo.life(&lab, &agent, &logs);
-    if let Err(error) = &result {
+    let _ = fs::remove_dir_all(&logs);
+    let mut vm = Vm::restore(&lab, Guest::Trixie, &logs)?;
+    if let Err(error) = demo.life(&mut vm, &agent) {
         demo.bad += 1;
         demo.show.line(Kind::Bad, format!("stopped: {error:#}"));
+    }
+    if demo.bad > 0 {
+        vm.autopsy();
     }
     demo.verdict(&logs);
     if let Some(file) = &args.svg {
@@ -59,42 +63,40 @@ struct Demo {
 }
 
 impl Demo {
-    fn life(&mut self, lab: &Lab, agent: &Path, logs: &Path) -> Result<()> {
-        let _ = fs::remove_dir_all(logs);
+    fn life(&mut self, vm: &mut Vm, agent: &Path) -> Result<()> {
         self.show.heading("A fresh instance: an EBS root volume and two instance-store drives");
-        let mut vm = Vm::restore(lab, Guest::Trixie, logs)?;
         vm.plug(&DriveSpec::many(2, TIB))?;
         vm.push(agent, "/usr/local/sbin/nvme-agent-download")?;
-        self.guest(&mut vm, LSBLK)?;
-        self.guest(&mut vm, "findmnt /tmp")?;
+        self.guest(vm, LSBLK)?;
+        self.guest(vm, "findmnt /tmp")?;
 
         self.show.heading("Install and set up, as userData does");
         vm.ok("mkdir -p /var/lib/nvme-agent; mv /usr/local/sbin/nvme-agent-download /var/lib/nvme-agent/nvme-agent")?;
-        self.guest(&mut vm, "/var/lib/nvme-agent/nvme-agent install")?;
-        self.guest(&mut vm, "nvme-agent setup")?;
-        self.ready(&mut vm)?;
+        self.guest(vm, "/var/lib/nvme-agent/nvme-agent install")?;
+        self.guest(vm, "nvme-agent setup")?;
+        self.ready(vm)?;
         self.guest(
-            &mut vm,
+            vm,
             "setpriv --reuid=1000 --regid=1000 --clear-groups sh -c 'echo hello > /tmp/greeting'",
         )?;
-        let made = identity(&mut vm)?;
+        let made = identity(vm)?;
         vm.ok("sync")?;
 
         self.show.heading("Reboot; the kernel numbers the NVMe devices otherwise");
         let boot = step("Rebooting", || vm.boot_again(&[1, ROOT, 0], BlankDrives::Keep))?;
-        self.booted(&mut vm, &boot)?;
-        self.guest(&mut vm, LSBLK)?;
+        self.booted(vm, &boot)?;
+        self.guest(vm, LSBLK)?;
         let first = vm.device(0)?;
         self.check(first == "nvme2n1", &format!("the root volume is nvme1n1 now, the first drive {first}"));
-        self.ready(&mut vm)?;
-        let kept = self.guest(&mut vm, "cat /tmp/greeting")?;
-        self.check(kept == "hello" && identity(&mut vm)? == made, "the same filesystem, the file is kept");
+        self.ready(vm)?;
+        let kept = self.guest(vm, "cat /tmp/greeting")?;
+        self.check(kept == "hello" && identity(vm)? == made, "the same filesystem, the file is kept");
 
         self.show.heading("Stop and start: other drives, blank; the root volume is the same");
         let boot = step("Stopping and starting", || vm.boot_again(&[0, 1], BlankDrives::Replaced))?;
-        self.booted(&mut vm, &boot)?;
-        self.guest(&mut vm, "nvme-agent status")?;
-        self.ready(&mut vm)?;
+        self.booted(vm, &boot)?;
+        self.guest(vm, "nvme-agent status")?;
+        self.ready(vm)?;
         self.check(vm.sh("test -e /tmp/greeting")?.rc == 1, "a new, empty filesystem on the new drives");
         Ok(())
     }
