@@ -191,7 +191,8 @@ pub fn disable(text: &str) -> Option<String> {
 }
 
 /// fstab without any line of ours, in force or not; a line that was taken over stays a comment. `None` where
-/// there is none. Does not mind malformed lines elsewhere, as [`disable`].
+/// there is none. Does not mind malformed lines elsewhere, as [`disable`]. The newline that the last line lacked, and
+/// got when ours was put after it, stays: that it was missing is not on record, and every reader takes both alike.
 pub fn remove(text: &str) -> Option<String> {
     let mut out = Output::new(lines::style(text));
     let mut changed = false;
