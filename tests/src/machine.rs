@@ -252,7 +252,7 @@ fn arguments(spec: &Spec, dir: &Path, console: &Path) -> Vec<OsString> {
         "-append",
         format!(
             "root=PARTUUID={ROOT_PARTUUID} ro rootwait console=ttyS0 net.ifnames=0 8250.nr_uarts=1 pcie_ports=compat mitigations=off cryptomgr.notests \
-         tsc=reliable audit=0 panic=1 systemd.getty_auto=no systemd.show_status=1 {}",
+         tsc=reliable no_timer_check audit=0 panic=1 systemd.getty_auto=no systemd.show_status=1 {}",
             spec.append
         ),
     );
