@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the crash scenarios (tests/src/scenarios/crash.rs): few forks, each costs 30 ms here.
 
 # Device nodes of the instance-store drives, by serial.
@@ -76,7 +77,7 @@ was() {
 
 # What a user would notice, KEY VALUE a line.
 facts() {
-    local target=${1:-/tmp} source uuid at
+    local target=${1:-/tmp} source at
     findmnt -rno SOURCE "$target" | while read -r source; do echo "source $source"; done
     source=$(findmnt -rno SOURCE "$target" | tail -n 1)
     case $source in
