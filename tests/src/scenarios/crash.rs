@@ -38,6 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
         tier: Tier::Normal,
         run: |ctx| each_moment(ctx, "fresh-two", error),
     },
+    Scenario { name: "crash-error-systemd", tier: Tier::Normal, run: |ctx| each_moment(ctx, "systemd", error) },
     Scenario { name: "crash-error-adopt", tier: Tier::Normal, run: |ctx| each_moment(ctx, "adopt", error) },
     Scenario {
         name: "crash-error-fresh-one",
@@ -65,6 +66,8 @@ pub(super) struct Way {
     pub exposed: bool,
     /// Without `--wipe-foreign` a run may refuse until the signatures are gone.
     pub wipes: bool,
+    /// systemd is seen; only the failpoints from this one on are tried.
+    pub systemd_from: Option<&'static str>,
 }
 
 pub(super) fn ways() -> Vec<Way> {
@@ -76,9 +79,11 @@ pub(super) fn ways() -> Vec<Way> {
         target: "/tmp",
         exposed: false,
         wipes: false,
+        systemd_from: None,
     };
     vec![
         Way { ..way },
+        Way { name: "systemd", systemd_from: Some("expose-done"), ..way },
         Way {
             name: "fresh-one",
             drives: 1,
@@ -127,11 +132,14 @@ pub(super) fn one<'a>(facts: &'a Facts, key: &str) -> Option<&'a str> {
     facts.get(key).and_then(|values| values.last()).map(String::as_str)
 }
 
-/// The library, both agents, and the drives.
-pub(super) fn prepare(vm: &mut Vm, drives: usize) -> Result<()> {
+/// The library, both agents, and the drives; the agent does not see systemd unless it is part of the question.
+pub(super) fn prepare(vm: &mut Vm, drives: usize, systemd: bool) -> Result<()> {
     vm.push(&failpoints_binary()?, AGENT)?;
     vm.write(LIBRARY, 0o644, include_bytes!("../../guest/crash.sh"))?;
     vm.plug(&DriveSpec::many(drives, 4 * GIB))?;
+    if !systemd {
+        script(vm, "without_systemd")?;
+    }
     // What was pushed must outlive a power cut.
     vm.ok("sync").map(drop)
 }
@@ -170,7 +178,11 @@ pub(super) fn moments(way: &Way, reached: &[String]) -> Vec<(String, usize, bool
         *nth += 1;
         (name.clone(), *nth - 1, exposed)
     };
-    reached.iter().map(moment).collect()
+    let all = reached.iter().map(moment);
+    match way.systemd_from {
+        None => all.collect(),
+        Some(from) => all.skip_while(|(name, ..)| name != from).collect(),
+    }
 }
 
 fn kill(vm: &mut Vm, way: &Way, name: &str, nth: usize, exposed: bool) -> Result<()> {
@@ -201,7 +213,7 @@ pub(super) const AFTER_DEATH: &str = "[ ! -e /var/lib/nvme-agent/intent.json ] |
 fn each_moment(ctx: &Ctx, name: &str, act: fn(&mut Vm, &Way, &str, usize, bool) -> Result<()>) -> Result<()> {
     let way = ways().into_iter().find(|way| way.name == name).context("no such way")?;
     ctx.vm(Guest::Trixie, |vm| {
-        prepare(vm, way.drives)?;
+        prepare(vm, way.drives, way.systemd_from.is_some())?;
         let reached = discover(vm, &way)?;
         vm.note(&format!("=== {}: {}", way.name, reached.join(" ")));
         for (name, nth, exposed) in moments(&way, &reached) {
@@ -217,10 +229,11 @@ fn each_moment(ctx: &Ctx, name: &str, act: fn(&mut Vm, &Way, &str, usize, bool) 
 /// Together the ways meet every failpoint: a new one that none of them meets would be untested.
 fn coverage(ctx: &Ctx) -> Result<()> {
     let mut met = BTreeSet::new();
-    for drives in [1, 2] {
+    for (drives, systemd) in [(1, false), (2, false), (2, true)] {
         ctx.vm(Guest::Trixie, |vm| {
-            prepare(vm, drives)?;
-            for way in ways().iter().filter(|way| way.drives == drives) {
+            prepare(vm, drives, systemd)?;
+            let here = |way: &&Way| way.drives == drives && way.systemd_from.is_some() == systemd;
+            for way in ways().iter().filter(here) {
                 met.extend(discover(vm, way).with_context(|| way.name)?);
             }
             Ok(())

@@ -56,7 +56,7 @@ const USED: &[(&str, &str, &str)] = &[
 
 fn foreign(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
-        prepare(vm, 2)?;
+        prepare(vm, 2, false)?;
         for (what, at, deed) in REFUSED {
             note(ctx, vm, what, |vm| refused(vm, at, deed));
         }

@@ -19,7 +19,7 @@ strace -f -qq -o /run/mkfs.trace -e trace=pwrite64 -e signal=none -e inject=pwri
 
 fn mkfs(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
-        prepare(vm, 2)?;
+        prepare(vm, 2, false)?;
         vm.write("/usr/lib/lab/mkfs.stub", 0o755, STUB.as_bytes())?;
         script(
             vm,

@@ -53,7 +53,7 @@ fn matrix(ctx: &Ctx, name: &str, points: &[&str]) -> Result<()> {
     let way = ways().into_iter().find(|way| way.name == name).context("no such way")?;
     let mut reached = Vec::new();
     ctx.vm(Guest::Trixie, |vm| {
-        prepare(vm, way.drives)?;
+        prepare(vm, way.drives, false)?;
         reached = discover(vm, &way)?;
         Ok(())
     })?;
@@ -61,7 +61,7 @@ fn matrix(ctx: &Ctx, name: &str, points: &[&str]) -> Result<()> {
         if points.contains(&name.as_str()) {
             ctx.case(&format!("{name} {nth}"), Guest::Trixie, |vm| {
                 let started = Instant::now();
-                prepare(vm, way.drives)?;
+                prepare(vm, way.drives, false)?;
                 cut(vm, &way, &name, nth, exposed)?;
                 vm.note(&format!("=== {name} ({nth}): {:.1} s in all", started.elapsed().as_secs_f64()));
                 Ok(())
@@ -93,7 +93,7 @@ fn cut(vm: &mut Vm, way: &Way, name: &str, nth: usize, exposed: bool) -> Result<
 /// One filesystem over many boots, each cut off at another failpoint: the first file is there to the end.
 fn boots(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
-        prepare(vm, 2)?;
+        prepare(vm, 2, false)?;
         script(vm, "reset; nvme-agent setup; echo kept > /tmp/kept; sync -f /tmp/kept; sync")?;
         let uuid = script(vm, "was")?;
         vm.crash()?;
