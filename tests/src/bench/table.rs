@@ -162,6 +162,6 @@ mod tests {
         assert_eq!(table.missed(), 1);
         let text = table.render();
         assert_eq!(text.lines().count(), 5);
-        assert!(text.contains("2.90 x quicker | at least 3    | MISSED |"), "{text}");
+        assert!(text.contains("2.90 x quicker   | at least 3   | MISSED |"), "{text}");
     }
 }
