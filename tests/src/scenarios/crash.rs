@@ -38,7 +38,11 @@ pub const SCENARIOS: &[Scenario] = &[
         tier: Tier::Normal,
         run: |ctx| each_moment(ctx, "fresh-two", error),
     },
-    Scenario { name: "crash-error-systemd", tier: Tier::Normal, run: |ctx| each_moment(ctx, "systemd", error) },
+    Scenario {
+        name: "crash-error-systemd",
+        tier: Tier::Normal,
+        run: |ctx| each_moment(ctx, "systemd", error),
+    },
     Scenario { name: "crash-error-adopt", tier: Tier::Normal, run: |ctx| each_moment(ctx, "adopt", error) },
     Scenario {
         name: "crash-error-fresh-one",
