@@ -87,7 +87,7 @@ facts() {
     case $source in
     /dev/*)
         echo "fs $(blkid -p -o value -s UUID "$source")"
-        case $source in /dev/md*) mdadm --detail --export "$source" | sed -n 's/^MD_UUID=/array /p' ;; esac
+        case $source in /dev/md*) mdadm --detail "$source" | sed -n 's/^ *UUID : /array /p' ;; esac
         echo "options $(findmnt -rno OPTIONS "$target" | tail -n 1)"
         echo "mode $(stat -c %a "$target")"
         ;;
