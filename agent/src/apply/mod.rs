@@ -348,6 +348,13 @@ fn hold(steps: &[Step], context: &mut Context) -> Result<()> {
         context.touched.extend(drives.iter().map(|d| d.to_path_buf()));
         context.touched.sort();
         context.touched.dedup();
+        if let Some(name) = &name
+            && systemd::is_running(root)
+            && let Err(error) = uevents::withdraw(root, name, uevents::TIME)
+        {
+            // Still better than no storage.
+            tracing::warn!("{error}");
+        }
         context.marked = name;
     }
     Ok(())

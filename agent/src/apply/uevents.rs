@@ -16,6 +16,10 @@ use crate::root::Root;
 /// How long it may take: milliseconds, but this is a boot, and not reloading is a shortcoming.
 pub const TIME: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
+/// After this udev has begun with an event that was made for it, and shows a queue until it is done.
+const SETTLED: Duration = Duration::from_millis(500);
+/// What udev's database says of a device that systemd must take for absent.
+const NOT_READY: &str = "E:SYSTEMD_READY=0";
 /// NETLINK_KOBJECT_UEVENT of linux/netlink.h, as /proc/net/netlink has it.
 const UEVENT_PROTOCOL: &str = "15";
 
@@ -42,6 +46,40 @@ pub fn taken_in(root: &Root, array: (u32, u32), fs_uuid: &str, deadline: Duratio
     Ok(())
 }
 
+/// To be called when an array that systemd may know as ready has been marked as one in the making. Has udev say so, and
+/// waits until systemd has read it: read only once the filesystem is mounted, it would have systemd unmount it.
+///
+/// Nothing is done where there is no such array yet: what systemd never knew cannot go.
+///
+/// # Errors
+/// Where it is not so within `deadline`.
+pub fn withdraw(root: &Root, array: &str, deadline: Duration) -> Result<()> {
+    let sys = root.join("/sys/block").join(array);
+    let Ok(number) = std::fs::read_to_string(sys.join("dev")) else { return Ok(()) };
+    let entry = root.join(format!("/run/udev/data/b{}", number.trim()));
+    // An entry from before the mark, of an array that was never ready or is so no more: nothing to take back.
+    let shown = || std::fs::read_to_string(&entry).is_ok_and(|text| !text.lines().any(|l| l == NOT_READY));
+    if shown() {
+        std::fs::write(sys.join("uevent"), "change").map_err(Error::io(&sys, "tell udev about"))?;
+    }
+    let started = Instant::now();
+    loop {
+        // Where mdadm's rules are not installed nobody heeds the mark, and udev comes to an end without saying so.
+        let idle = || started.elapsed() >= SETTLED && !root.join("/run/udev/queue").exists();
+        if (!shown() || idle()) && first_process_has_read(root) {
+            return Ok(());
+        }
+        if started.elapsed() >= deadline {
+            return Err(Error::Other(format!(
+                "udev and systemd have not taken in that {array} is being made after {} s (is systemd hanging?); a mount made \
+                 now could be undone by it",
+                deadline.as_secs()
+            )));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
 /// udev knows the filesystem, or has nothing left to do. Either way what it said before is with its readers: it handles
 /// the events of a device one after the other.
 fn udev_has_told(root: &Root, (major, minor): (u32, u32), fs_uuid: &str) -> bool {
@@ -51,7 +89,7 @@ fn udev_has_told(root: &Root, (major, minor): (u32, u32), fs_uuid: &str) -> bool
     let entry =
         std::fs::read_to_string(root.join(format!("/run/udev/data/b{major}:{minor}"))).unwrap_or_default();
     let link = format!("S:disk/by-uuid/{fs_uuid}");
-    entry.lines().any(|line| line == link) && !entry.lines().any(|line| line == "E:SYSTEMD_READY=0")
+    entry.lines().any(|line| line == link) && !entry.lines().any(|line| line == NOT_READY)
 }
 
 /// No message of udev's lies unread in a socket of PID 1. True where that cannot be seen.
@@ -95,6 +133,45 @@ sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops 
 
     fn taken(root: &Root) -> Result<()> {
         taken_in(root, (9, 0), UUID, Duration::from_millis(30))
+    }
+
+    #[test]
+    fn an_array_that_systemd_knows_is_withdrawn_before_anything_is_mounted_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let path = |path: &str| dir.path().join(path);
+        let write = |to: &str, text: &str| {
+            std::fs::create_dir_all(path(to).parent().unwrap()).unwrap();
+            std::fs::write(path(to), text).unwrap();
+        };
+        let short = Duration::from_millis(30);
+        let withdraw = |deadline| withdraw(&root, "md0", deadline);
+        // No such array.
+        withdraw(short).unwrap();
+        // One that udev has not seen, or only in the making: nothing is taken back.
+        write("sys/block/md0/dev", "9:0\n");
+        write("sys/block/md0/uevent", "");
+        withdraw(short).unwrap();
+        write("run/udev/data/b9:0", "I:1\nE:SYSTEMD_READY=0\n");
+        withdraw(short).unwrap();
+        assert_eq!(std::fs::read_to_string(path("sys/block/md0/uevent")).unwrap(), "");
+        // Shown as ready: udev is told, and waited for.
+        write("run/udev/data/b9:0", "I:1\nE:ID_FS_TYPE=ext4\n");
+        write("run/udev/queue", "");
+        let error = withdraw(short).unwrap_err().to_string();
+        assert!(error.contains("md0") && error.contains("undone"), "{error}");
+        assert_eq!(std::fs::read_to_string(path("sys/block/md0/uevent")).unwrap(), "change");
+        // No rule heeds the mark: udev's end is enough.
+        std::fs::remove_file(path("run/udev/queue")).unwrap();
+        withdraw(Duration::from_secs(20)).unwrap();
+        // udev has said it, but systemd has not read it.
+        write("run/udev/data/b9:0", "E:SYSTEMD_READY=0\n");
+        std::fs::create_dir_all(path("proc/1/fd")).unwrap();
+        symlink("socket:[5005]", path("proc/1/fd/7")).unwrap();
+        write("proc/net/netlink", &TABLE.replace("RMEM", "1280"));
+        withdraw(short).unwrap_err();
+        write("proc/net/netlink", &TABLE.replace("RMEM", "0   "));
+        withdraw(short).unwrap();
     }
 
     #[test]
