@@ -11,7 +11,7 @@ use crate::vm::Vm;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "again-nothing", tier: Tier::Normal, run: nothing },
     Scenario { name: "again-two-at-once", tier: Tier::Normal, run: at_once },
-    Scenario { name: "again-configured", tier: Tier::Normal, run: configured },
+    Scenario { name: "again-configured", tier: Tier::Full, run: configured },
 ];
 
 /// All that a run may leave on the root volume, and what it told.

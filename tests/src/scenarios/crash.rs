@@ -19,31 +19,27 @@ pub mod mkfs;
 pub mod power;
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "crash-coverage", tier: Tier::Normal, run: coverage },
+    Scenario { name: "crash-coverage", tier: Tier::Full, run: coverage },
     Scenario {
         name: "crash-kill-fresh-two",
-        tier: Tier::Normal,
+        tier: Tier::Full,
         run: |ctx| each_moment(ctx, "fresh-two", kill),
     },
     Scenario {
         name: "crash-kill-fresh-one",
-        tier: Tier::Normal,
+        tier: Tier::Full,
         run: |ctx| each_moment(ctx, "fresh-one", kill),
     },
-    Scenario { name: "crash-kill-wipe", tier: Tier::Normal, run: |ctx| each_moment(ctx, "wipe", kill) },
-    Scenario { name: "crash-kill-adopt", tier: Tier::Normal, run: |ctx| each_moment(ctx, "adopt", kill) },
-    Scenario { name: "crash-kill-keep", tier: Tier::Normal, run: |ctx| each_moment(ctx, "keep", kill) },
+    Scenario { name: "crash-kill-wipe", tier: Tier::Full, run: |ctx| each_moment(ctx, "wipe", kill) },
+    Scenario { name: "crash-kill-adopt", tier: Tier::Full, run: |ctx| each_moment(ctx, "adopt", kill) },
+    Scenario { name: "crash-kill-keep", tier: Tier::Full, run: |ctx| each_moment(ctx, "keep", kill) },
     Scenario {
         name: "crash-error-fresh-two",
-        tier: Tier::Normal,
+        tier: Tier::Full,
         run: |ctx| each_moment(ctx, "fresh-two", error),
     },
-    Scenario {
-        name: "crash-error-systemd",
-        tier: Tier::Normal,
-        run: |ctx| each_moment(ctx, "systemd", error),
-    },
-    Scenario { name: "crash-error-adopt", tier: Tier::Normal, run: |ctx| each_moment(ctx, "adopt", error) },
+    Scenario { name: "crash-error-systemd", tier: Tier::Full, run: |ctx| each_moment(ctx, "systemd", error) },
+    Scenario { name: "crash-error-adopt", tier: Tier::Full, run: |ctx| each_moment(ctx, "adopt", error) },
     Scenario {
         name: "crash-error-fresh-one",
         tier: Tier::Full,

@@ -14,7 +14,7 @@ use crate::vm::Vm;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "errors-configuration", tier: Tier::Normal, run: configuration },
     Scenario { name: "errors-environment", tier: Tier::Normal, run: environment },
-    Scenario { name: "errors-mkfs", tier: Tier::Normal, run: mkfs },
+    Scenario { name: "errors-mkfs", tier: Tier::Full, run: mkfs },
     Scenario { name: "errors-raid0", tier: Tier::Normal, run: raid0 },
 ];
 

@@ -9,7 +9,7 @@ use crate::runner::{Ctx, Scenario, Tier};
 use crate::vm::Vm;
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "fstab-edited", tier: Tier::Normal, run: edited },
+    Scenario { name: "fstab-edited", tier: Tier::Full, run: edited },
     Scenario { name: "fstab-refused", tier: Tier::Normal, run: refused },
     Scenario { name: "fstab-read-only", tier: Tier::Normal, run: read_only },
 ];

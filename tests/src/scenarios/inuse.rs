@@ -8,7 +8,7 @@ use crate::image::Guest;
 use crate::runner::{Ctx, Scenario, Tier};
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "refusal-in-use", tier: Tier::Normal, run: in_use },
+    Scenario { name: "refusal-in-use", tier: Tier::Full, run: in_use },
     Scenario { name: "refusal-failing", tier: Tier::Normal, run: failing },
 ];
 

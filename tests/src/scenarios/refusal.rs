@@ -8,9 +8,9 @@ use crate::image::Guest;
 use crate::runner::{Ctx, Scenario, Tier};
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "refusal-filesystems", tier: Tier::Normal, run: filesystems },
-    Scenario { name: "refusal-containers", tier: Tier::Normal, run: containers },
-    Scenario { name: "refusal-arrays", tier: Tier::Normal, run: arrays },
+    Scenario { name: "refusal-filesystems", tier: Tier::Full, run: filesystems },
+    Scenario { name: "refusal-containers", tier: Tier::Full, run: containers },
+    Scenario { name: "refusal-arrays", tier: Tier::Full, run: arrays },
 ];
 
 /// What somebody left on the drives.

@@ -10,7 +10,7 @@ use crate::runner::{Ctx, Scenario, Tier};
 use crate::vm::Vm;
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "teardown-everything", tier: Tier::Normal, run: everything },
+    Scenario { name: "teardown-everything", tier: Tier::Full, run: everything },
     Scenario { name: "teardown-pinned", tier: Tier::Normal, run: pinned },
     Scenario { name: "teardown-at-next-boot", tier: Tier::Full, run: at_next_boot },
 ];

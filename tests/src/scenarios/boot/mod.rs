@@ -17,13 +17,9 @@ use crate::vm::Vm;
 use checks::Identity;
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "boot-trixie", tier: Tier::Normal, run: |ctx| life(ctx, Guest::Trixie) },
-    Scenario {
-        name: "boot-stop-start",
-        tier: Tier::Normal,
-        run: |ctx| stop_start::cost(ctx, Guest::Bookworm),
-    },
-    Scenario { name: "boot-unit", tier: Tier::Normal, run: unit::judged },
+    Scenario { name: "boot-trixie", tier: Tier::Full, run: |ctx| life(ctx, Guest::Trixie) },
+    Scenario { name: "boot-stop-start", tier: Tier::Full, run: |ctx| stop_start::cost(ctx, Guest::Bookworm) },
+    Scenario { name: "boot-unit", tier: Tier::Full, run: unit::judged },
     Scenario { name: "boot-slow-reload", tier: Tier::Normal, run: unit::slow_reload },
     Scenario { name: "boot-other-target", tier: Tier::Full, run: unit::other_target },
     Scenario {

@@ -8,7 +8,7 @@ use crate::runner::{Ctx, Scenario, Tier};
 use crate::vm::Vm;
 
 pub const SCENARIOS: &[Scenario] =
-    &[Scenario { name: "crash-then-foreign-data", tier: Tier::Normal, run: foreign }];
+    &[Scenario { name: "crash-then-foreign-data", tier: Tier::Full, run: foreign }];
 
 /// After a kill at the failpoint somebody does this; then setup must refuse, and change nothing. `$a` and `$b` are drives.
 const REFUSED: &[(&str, &str, &str)] = &[

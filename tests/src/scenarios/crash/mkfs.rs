@@ -8,7 +8,7 @@ use crate::image::Guest;
 use crate::runner::{Ctx, Scenario, Tier};
 use crate::vm::Vm;
 
-pub const SCENARIOS: &[Scenario] = &[Scenario { name: "crash-mkfs", tier: Tier::Normal, run: mkfs }];
+pub const SCENARIOS: &[Scenario] = &[Scenario { name: "crash-mkfs", tier: Tier::Full, run: mkfs }];
 
 /// Takes the place of mkfs: the real one runs until its write number `/run/mkfs.stop`, then what `/run/mkfs.then` says.
 const STUB: &str = r#"#!/bin/bash

@@ -15,7 +15,7 @@ use crate::runner::{Ctx, Scenario, Tier};
 use crate::vm::Vm;
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "crash-power-cut", tier: Tier::Normal, run: telling },
+    Scenario { name: "crash-power-cut", tier: Tier::Full, run: telling },
     Scenario {
         name: "crash-power-fresh-two",
         tier: Tier::Full,
