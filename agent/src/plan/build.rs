@@ -265,6 +265,21 @@ pub fn finish(
     mount_as_it_is(inventory, config, device, fs, Outcome::Finish, mode, note)
 }
 
+/// What verify will demand of a filesystem that is there already.
+fn promise_of(device: &Device, fs: &Filesystem, config: &Config, mode: Option<u32>) -> Promise {
+    Promise {
+        target: config.target.clone(),
+        device: device.name.clone(),
+        filesystem: fs.kind.clone(),
+        fs_uuid: fs.uuid.clone(),
+        array_uuid: device.array_uuid,
+        serials: device.serials.clone(),
+        layout: device.layout(),
+        options: visible_options(config),
+        mode,
+    }
+}
+
 fn mount_as_it_is(
     inventory: &Inventory,
     config: &Config,
@@ -290,17 +305,7 @@ fn mount_as_it_is(
         notes.push(format!("blank drives that are not part of it stay unused: {}", unused.join(", ")));
     }
     notes.extend(hidden_files(inventory));
-    let promise = Promise {
-        target: config.target.clone(),
-        device: device.name.clone(),
-        filesystem: fs.kind.clone(),
-        fs_uuid: fs.uuid.clone(),
-        array_uuid: device.array_uuid,
-        serials: device.serials.clone(),
-        layout: device.layout(),
-        options: visible_options(config),
-        mode,
-    };
+    let promise = promise_of(device, fs, config, mode);
     steps.extend(record_set(inventory, &promise));
     steps.extend(persist(inventory, config, &promise)?);
     Ok(Plan { outcome, steps, look_again: false, notes, promise: Some(promise) })
@@ -308,8 +313,8 @@ fn mount_as_it_is(
 
 /// The target is mounted from our device: repair what is around it.
 pub fn keep(inventory: &Inventory, config: &Config, mount: &Mount, device: &Device) -> Result<Plan, Refusal> {
-    let (kind, fs_uuid) = match device.content {
-        Content::Filesystem(fs) => (fs.kind.clone(), fs.uuid.clone()),
+    let fs = match device.content {
+        Content::Filesystem(fs) => fs,
         other => {
             return Err(Refusal {
                 reason: Reason::TargetUnsuitable,
@@ -327,9 +332,8 @@ pub fn keep(inventory: &Inventory, config: &Config, mount: &Mount, device: &Devi
     if steps.is_empty() && inventory.intent.is_some() {
         steps.push(Step::ClearIntent);
     }
-    let options = visible_options(config);
     let has = |option: &String| mount.options.split(',').any(|o| o == option);
-    if !options.iter().all(has) {
+    if !visible_options(config).iter().all(has) {
         steps.push(Step::Remount { target: config.target.clone(), options: config.options() });
     }
     let wrong_mode = config.target == "/tmp" && inventory.target.mode != Some(0o1777);
@@ -338,17 +342,7 @@ pub fn keep(inventory: &Inventory, config: &Config, mount: &Mount, device: &Devi
         let directories = config.directories.clone();
         steps.push(Step::Directories { target: config.target.clone(), mode, directories });
     }
-    let promise = Promise {
-        target: config.target.clone(),
-        device: device.name.clone(),
-        filesystem: kind,
-        fs_uuid,
-        array_uuid: device.array_uuid,
-        serials: device.serials.clone(),
-        layout: device.layout(),
-        options,
-        mode: (config.target == "/tmp").then_some(0o1777),
-    };
+    let promise = promise_of(device, fs, config, (config.target == "/tmp").then_some(0o1777));
     steps.extend(record_set(inventory, &promise));
     steps.extend(persist(inventory, config, &promise)?);
     Ok(Plan { outcome: Outcome::Keep, steps, look_again: false, notes: Vec::new(), promise: Some(promise) })
