@@ -68,14 +68,6 @@ pub const FAILPOINTS: [&str; 30] = [
     "reload-systemd",
 ];
 
-/// What a reload of systemd has to wait for.
-#[derive(Debug)]
-struct ReloadDue {
-    /// Number of the array; a drive is not kept from systemd, so that nobody takes it for gone.
-    array: Option<(u32, u32)>,
-    fs_uuid: String,
-}
-
 /// How a step went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StepTime {
@@ -107,8 +99,8 @@ pub struct Context {
     staged: Option<Staged>,
     /// The target as it was when this run began to work on it.
     covered: Option<Place>,
-    /// The plan's device and filesystem, where systemd has to read fstab again.
-    reload: Option<ReloadDue>,
+    /// systemd has to read fstab again.
+    reload: bool,
     times: Vec<StepTime>,
 }
 
@@ -124,7 +116,7 @@ impl Context {
             touched: Vec::new(),
             staged: None,
             covered: None,
-            reload: None,
+            reload: false,
             times: Vec::new(),
         }
     }
@@ -144,18 +136,15 @@ impl Context {
         self.times.iter().filter_map(|t| t.error.as_ref().map(|e| format!("{}: {e}", t.step)))
     }
 
-    /// Has systemd read fstab again where that is due, and waits for it if told to. To be called after verify, so that
-    /// udev has time for the array meanwhile. An error means `degraded`, not `failed`.
+    /// Has systemd read fstab again where that is due, and waits for it if told to. An error means `degraded`, not
+    /// `failed`.
     ///
     /// # Errors
-    /// Where udev, or systemd, did not come to an end in time.
+    /// Where systemd did not come to an end in time.
     pub fn finish(&mut self, wait: bool) -> Result<()> {
         self.release();
-        let Some(due) = self.reload.take() else { return Ok(()) };
-        if let Some(array) = due.array
-            && systemd::is_running(&self.root)
-        {
-            uevents::taken_in(&self.root, array, &due.fs_uuid, uevents::TIME)?;
+        if !std::mem::take(&mut self.reload) {
+            return Ok(());
         }
         match systemd::request_reload(&self.root)? {
             Some(reload) if wait => reload.wait(systemd::RELOAD_TIME),
@@ -348,13 +337,6 @@ fn hold(steps: &[Step], context: &mut Context) -> Result<()> {
         context.touched.extend(drives.iter().map(|d| d.to_path_buf()));
         context.touched.sort();
         context.touched.dedup();
-        if let Some(name) = &name
-            && systemd::is_running(root)
-            && let Err(error) = uevents::withdraw(root, name, uevents::TIME)
-        {
-            // Still better than no storage.
-            tracing::warn!("{error}");
-        }
         context.marked = name;
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::stage::{self, Place, Staged};
-use super::{Context, ReloadDue, device, directories, hit, is_array, mkfs};
+use super::{Context, device, directories, hit, is_array, mkfs, systemd, uevents};
 use crate::config::FsKind;
 use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, Identity, RECORD_PATH};
@@ -92,6 +92,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             hit("clear-intent-done")?;
         }
         Step::Expose { target } => {
+            let problems = settle(&root, plan).err();
             let Some(staged) = context.staged.take() else { return Err(nothing_staged(target)) };
             let there = root.join(target);
             let covered = context.covered.ok_or_else(|| {
@@ -102,6 +103,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             })?;
             staged.expose(&there, covered)?;
             hit("expose-done")?;
+            return Ok(problems.into_iter().collect());
         }
         Step::Remount { target, options } => {
             let there = root.join(target);
@@ -131,17 +133,20 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             atomic::replace_if(&there, context.files.tmpfiles.as_deref(), text)?;
             context.files.tmpfiles = Some(text.clone());
         }
-        // Only noted here: systemd must not reload before it has heard all about the array.
-        Step::ReloadSystemd => {
-            let promise = plan.promise.as_ref();
-            let array = promise.map(|p| Path::new(&p.device)).filter(|device| is_array(device));
-            context.reload = Some(ReloadDue {
-                array: array.map(|device| device::number(&root, device)).transpose()?,
-                fs_uuid: promise.map(|p| p.fs_uuid.clone()).unwrap_or_default(),
-            });
-        }
+        // Only noted here: at its end the run lets go of the array first, so that systemd finds it.
+        Step::ReloadSystemd => context.reload = true,
     }
     Ok(Vec::new())
+}
+
+/// Has systemd read, of the array that is about to be mounted, all that udev said while it was made. Where it does not,
+/// a mount that may be undone is still better than no storage, and `status` tells when it is.
+fn settle(root: &Root, plan: &Plan) -> Result<()> {
+    let array = plan.promise.as_ref().map(|p| Path::new(&p.device)).filter(|device| is_array(device));
+    match array.map(device::kernel_name) {
+        Some(name) if systemd::is_running(root) => uevents::settle(root, &name, uevents::TIME),
+        _ => Ok(()),
+    }
 }
 
 fn nothing_staged(target: &str) -> Error {

@@ -1,43 +1,52 @@
-//! Whether udev and systemd have taken in what became of an array, so that systemd may be made to reload.
+//! Whether udev has told, and systemd has read, all that was sent of an array that was being made.
 //!
-//! While an array is being made udev tells systemd that it is not ready (`SYSTEMD_READY=0`), then that it is. PID 1
-//! handles a signal before udev's messages, and a reload takes the devices' state from udev's database. So one that is
-//! asked for too early finds the array ready, then reads the older message that it is not, takes the device for gone,
-//! and stops the mount that fstab bound to it: /tmp was unmounted a second after setup had ended well, on a host busy
-//! enough for the messages to lie about. What was sent before can be seen: udev's database and queue say whether udev
-//! has still something to tell, and the kernel says whether PID 1's sockets hold something unread.
+//! While an array is in the making udev tells systemd that it is not ready (`SYSTEMD_READY=0`), then that it is. PID 1
+//! handles a signal before udev's messages, and a reload, ours or anybody's, takes the devices' state from udev's
+//! database. One that meets unread messages finds the array ready, then reads the older message that it is not, takes
+//! the device for gone, and stops the mount on it: /tmp was unmounted seconds after setup had ended well. So nothing
+//! is mounted where others see it before the last such message is read, and the mark that causes them stays until
+//! it is mounted; what is sent from then on says ready.
+//!
+//! udev handles the events of a device in their order. So one of our own, with a UUID that udev repeats
+//! (kobject-uevent of the kernel: "change UUID"), tells when those before it are through, whatever else udev is busy
+//! with. Then the kernel tells whether PID 1's sockets hold something unread.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::root::Root;
 
-/// How long it may take: milliseconds, but this is a boot, and not reloading is a shortcoming.
+/// How long it may take: milliseconds, but a reload of systemd holds it up as long as that lasts.
 pub const TIME: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(10);
-/// After this udev has begun with an event that was made for it, and shows a queue until it is done.
-const SETTLED: Duration = Duration::from_millis(500);
-/// What udev's database says of a device that systemd must take for absent.
-const NOT_READY: &str = "E:SYSTEMD_READY=0";
+const POLL: Duration = Duration::from_millis(5);
 /// NETLINK_KOBJECT_UEVENT of linux/netlink.h, as /proc/net/netlink has it.
 const UEVENT_PROTOCOL: &str = "15";
+/// What udev sends goes to this multicast group, the kernel's own to 1 (MONITOR_GROUP_UDEV of libudev).
+const UDEV_GROUP: u32 = 2;
+/// udev's messages have at most 8 KiB (sd-device's receive buffer).
+const LONGEST_MESSAGE: usize = 8192;
 
-/// Waits until systemd has nothing to learn any more of the time before the array's filesystem could be seen.
-///
-/// To be called when the mark that kept the array from systemd is gone: events that udev handles from then on say ready.
+/// Waits until systemd has read everything that udev says of the block device `name`, such as `md0`, up to now.
 ///
 /// # Errors
 /// Where it is not so within `deadline`.
-pub fn taken_in(root: &Root, array: (u32, u32), fs_uuid: &str, deadline: Duration) -> Result<()> {
+pub fn settle(root: &Root, name: &str, deadline: Duration) -> Result<()> {
     let started = Instant::now();
-    while !(udev_has_told(root, array, fs_uuid) && first_process_has_read(root)) {
-        if started.elapsed() >= deadline {
+    let told = udev_told(root, name, started + deadline)?;
+    while !(told && first_process_has_read(root)) {
+        if !told || started.elapsed() >= deadline {
             return Err(Error::Other(format!(
-                "udev and systemd were not done with the array ({}:{}) after {} s, and systemd was not made to read fstab again \
-                 (it could take the device for gone, and unmount it); `udevadm settle && systemctl daemon-reload` does that",
-                array.0,
-                array.1,
+                "{} not done with what became of {name} after {} s; until then systemd may take it for gone, and unmount it \
+                 (look at `systemctl list-jobs` and `journalctl -u systemd-udevd`)",
+                if told { "systemd is" } else { "udev is" },
                 deadline.as_secs()
             )));
         }
@@ -46,50 +55,45 @@ pub fn taken_in(root: &Root, array: (u32, u32), fs_uuid: &str, deadline: Duratio
     Ok(())
 }
 
-/// To be called when an array that systemd may know as ready has been marked as one in the making. Has udev say so, and
-/// waits until systemd has read it: read only once the filesystem is mounted, it would have systemd unmount it.
-///
-/// Nothing is done where there is no such array yet: what systemd never knew cannot go.
-///
-/// # Errors
-/// Where it is not so within `deadline`.
-pub fn withdraw(root: &Root, array: &str, deadline: Duration) -> Result<()> {
-    let sys = root.join("/sys/block").join(array);
-    let Ok(number) = std::fs::read_to_string(sys.join("dev")) else { return Ok(()) };
-    let entry = root.join(format!("/run/udev/data/b{}", number.trim()));
-    // An entry from before the mark, of an array that was never ready or is so no more: nothing to take back.
-    let shown = || std::fs::read_to_string(&entry).is_ok_and(|text| !text.lines().any(|l| l == NOT_READY));
-    if shown() {
-        std::fs::write(sys.join("uevent"), "change").map_err(Error::io(&sys, "tell udev about"))?;
+/// Sends an event for the device through udev, and waits for it to come out. False where it does not until `deadline`.
+fn udev_told(root: &Root, name: &str, deadline: Instant) -> Result<bool> {
+    // No udev, or a root that is not this machine's: nobody tells systemd anything.
+    if !root.is_host() || !root.join("/run/udev/control").exists() {
+        return Ok(true);
     }
-    let started = Instant::now();
-    loop {
-        // Where mdadm's rules are not installed nobody heeds the mark, and udev comes to an end without saying so.
-        let idle = || started.elapsed() >= SETTLED && !root.join("/run/udev/queue").exists();
-        if (!shown() || idle()) && first_process_has_read(root) {
-            return Ok(());
+    let failed = |errno: Errno| Error::io("udev", "listen to")(errno);
+    let listener = listen().map_err(failed)?;
+    let sign = Uuid::new_v4();
+    let uevent = root.join("/sys/block").join(name).join("uevent");
+    std::fs::write(&uevent, format!("change {sign}")).map_err(Error::io(&uevent, "tell udev about"))?;
+    let wanted = format!("SYNTH_UUID={sign}");
+    let mut message = vec![0; LONGEST_MESSAGE];
+    while Instant::now() < deadline {
+        match recv(listener.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
+            Ok(length) if says(message.get(..length).unwrap_or_default(), &wanted) => return Ok(true),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => std::thread::sleep(POLL),
+            // More was sent than the buffer holds: ours may be among what was lost.
+            Err(Errno::ENOBUFS) => {
+                std::fs::write(&uevent, format!("change {sign}"))
+                    .map_err(Error::io(&uevent, "tell udev about"))?;
+            }
+            Err(errno) => return Err(failed(errno)),
         }
-        if started.elapsed() >= deadline {
-            return Err(Error::Other(format!(
-                "udev and systemd have not taken in that {array} is being made after {} s (is systemd hanging?); a mount made \
-                 now could be undone by it",
-                deadline.as_secs()
-            )));
-        }
-        std::thread::sleep(POLL);
     }
+    Ok(false)
 }
 
-/// udev knows the filesystem, or has nothing left to do. Either way what it said before is with its readers: it handles
-/// the events of a device one after the other.
-fn udev_has_told(root: &Root, (major, minor): (u32, u32), fs_uuid: &str) -> bool {
-    if !root.join("/run/udev/queue").exists() {
-        return true;
-    }
-    let entry =
-        std::fs::read_to_string(root.join(format!("/run/udev/data/b{major}:{minor}"))).unwrap_or_default();
-    let link = format!("S:disk/by-uuid/{fs_uuid}");
-    entry.lines().any(|line| line == link) && !entry.lines().any(|line| line == NOT_READY)
+fn listen() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let to = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkKObjectUEvent)?;
+    bind(to.as_raw_fd(), &NetlinkAddr::new(0, UDEV_GROUP))?;
+    Ok(to)
+}
+
+/// A message is a header and properties, each with a NUL at its end.
+fn says(message: &[u8], property: &str) -> bool {
+    message.split(|byte| *byte == 0).any(|part| part == property.as_bytes())
 }
 
 /// No message of udev's lies unread in a socket of PID 1. True where that cannot be seen.
@@ -123,7 +127,6 @@ mod tests {
 
     use super::*;
 
-    const UUID: &str = "262dcbce-1854-471e-928a-a50f09e11817";
     const TABLE: &str = "\
 sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode
 0000000086f02292 0   1          00000000 768      0        0     2        0        4
@@ -131,76 +134,30 @@ sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops 
 0000000094b1d067 15  219        00000001 4352     0        0     2        0        7007
 ";
 
-    fn taken(root: &Root) -> Result<()> {
-        taken_in(root, (9, 0), UUID, Duration::from_millis(30))
-    }
-
     #[test]
-    fn an_array_that_systemd_knows_is_withdrawn_before_anything_is_mounted_from_it() {
+    fn what_systemd_has_not_read_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        let path = |path: &str| dir.path().join(path);
-        let write = |to: &str, text: &str| {
-            std::fs::create_dir_all(path(to).parent().unwrap()).unwrap();
-            std::fs::write(path(to), text).unwrap();
-        };
-        let short = Duration::from_millis(30);
-        let withdraw = |deadline| withdraw(&root, "md0", deadline);
-        // No such array.
-        withdraw(short).unwrap();
-        // One that udev has not seen, or only in the making: nothing is taken back.
-        write("sys/block/md0/dev", "9:0\n");
-        write("sys/block/md0/uevent", "");
-        withdraw(short).unwrap();
-        write("run/udev/data/b9:0", "I:1\nE:SYSTEMD_READY=0\n");
-        withdraw(short).unwrap();
-        assert_eq!(std::fs::read_to_string(path("sys/block/md0/uevent")).unwrap(), "");
-        // Shown as ready: udev is told, and waited for.
-        write("run/udev/data/b9:0", "I:1\nE:ID_FS_TYPE=ext4\n");
-        write("run/udev/queue", "");
-        let error = withdraw(short).unwrap_err().to_string();
-        assert!(error.contains("md0") && error.contains("undone"), "{error}");
-        assert_eq!(std::fs::read_to_string(path("sys/block/md0/uevent")).unwrap(), "change");
-        // No rule heeds the mark: udev's end is enough.
-        std::fs::remove_file(path("run/udev/queue")).unwrap();
-        withdraw(Duration::from_secs(20)).unwrap();
-        // udev has said it, but systemd has not read it.
-        write("run/udev/data/b9:0", "E:SYSTEMD_READY=0\n");
-        std::fs::create_dir_all(path("proc/1/fd")).unwrap();
-        symlink("socket:[5005]", path("proc/1/fd/7")).unwrap();
-        write("proc/net/netlink", &TABLE.replace("RMEM", "1280"));
-        withdraw(short).unwrap_err();
-        write("proc/net/netlink", &TABLE.replace("RMEM", "0   "));
-        withdraw(short).unwrap();
-    }
-
-    #[test]
-    fn a_reload_waits_for_udev_and_for_what_systemd_has_not_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::new(dir.path());
-        let write = |path: &str, text: &str| {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        // No udev, no /proc: nothing to wait for.
-        taken(&root).unwrap();
-        // udev is busy, and has not seen the array, or only as one that is being made.
-        write("run/udev/queue", "");
-        let error = taken(&root).unwrap_err().to_string();
-        assert!(error.contains("9:0") && error.contains("daemon-reload"), "{error}");
-        write("run/udev/data/b9:0", "I:1\nE:SYSTEMD_READY=0\nG:systemd\n");
-        taken(&root).unwrap_err();
-        write("run/udev/data/b9:0", &format!("S:disk/by-uuid/{UUID}\nE:SYSTEMD_READY=0\n"));
-        taken(&root).unwrap_err();
-        write("run/udev/data/b9:0", &format!("S:disk/by-uuid/{UUID}\nE:ID_FS_TYPE=ext4\n"));
-        taken(&root).unwrap();
-        // PID 1 has not read all of it; others' sockets do not count.
+        let settle = || settle(&root, "md0", Duration::from_millis(30));
+        // No /proc: nothing to see.
+        settle().unwrap();
         std::fs::create_dir_all(dir.path().join("proc/1/fd")).unwrap();
+        std::fs::create_dir_all(dir.path().join("proc/net")).unwrap();
         symlink("socket:[5005]", dir.path().join("proc/1/fd/7")).unwrap();
-        write("proc/net/netlink", &TABLE.replace("RMEM", "1280"));
-        taken(&root).unwrap_err();
-        write("proc/net/netlink", &TABLE.replace("RMEM", "0   "));
-        taken(&root).unwrap();
+        let table = dir.path().join("proc/net/netlink");
+        std::fs::write(&table, TABLE.replace("RMEM", "1280")).unwrap();
+        let error = settle().unwrap_err().to_string();
+        assert!(error.contains("systemd is not done") && error.contains("md0"), "{error}");
+        // Others' sockets do not count.
+        std::fs::write(&table, TABLE.replace("RMEM", "0   ")).unwrap();
+        settle().unwrap();
+    }
+
+    #[test]
+    fn an_event_of_ours_is_known_by_its_whole_property() {
+        let message = b"libudev\0\xfe\xed\xca\xfe(\0ACTION=change\0SYNTH_UUID=1f-2e\0SEQNUM=7\0";
+        assert!(says(message, "SYNTH_UUID=1f-2e"));
+        assert!(!says(message, "SYNTH_UUID=1f-2"));
+        assert!(!says(b"", "SYNTH_UUID=1f-2e"));
     }
 }

@@ -20,7 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "boot-trixie", tier: Tier::Full, run: |ctx| life(ctx, Guest::Trixie) },
     Scenario { name: "boot-stop-start", tier: Tier::Full, run: |ctx| stop_start::cost(ctx, Guest::Bookworm) },
     Scenario { name: "boot-unit", tier: Tier::Full, run: unit::judged },
-    Scenario { name: "boot-slow-reload", tier: Tier::Full, run: unit::slow_reload },
+    Scenario { name: "boot-slow-reload", tier: Tier::Normal, run: unit::slow_reload },
     Scenario { name: "boot-other-target", tier: Tier::Full, run: unit::other_target },
     Scenario {
         name: "boot-stop-start-trixie",
