@@ -1,15 +1,17 @@
-//! Whether udev has told, and systemd has read, all that was sent of an array that was being made.
+//! Whether udev has told, and systemd has acted upon, all that was sent of an array that was being made.
 //!
 //! While an array is in the making udev tells systemd that it is not ready (`SYSTEMD_READY=0`), then that it is. PID 1
 //! handles a signal before udev's messages, and a reload, ours or anybody's, takes the devices' state from udev's
 //! database. One that meets unread messages finds the array ready, then reads the older message that it is not, takes
-//! the device for gone, and stops the mount on it: /tmp was unmounted seconds after setup had ended well. So nothing
-//! is mounted where others see it before the last such message is read, and the mark that causes them stays until
-//! it is mounted; what is sent from then on says ready.
+//! the device for gone, and stops the mount on it: /tmp was unmounted seconds after setup had ended well. The same where
+//! an array that was mounted there has just gone, and systemd is about to unmount what it still takes to be there. So
+//! nothing is mounted where others see it before the last such message is acted upon, and the mark that causes them
+//! stays until it is mounted; what is sent from then on says ready.
 //!
 //! udev handles the events of a device in their order. So one of our own, with a UUID that udev repeats
 //! (kobject-uevent of the kernel: "change UUID"), tells when those before it are through, whatever else udev is busy
-//! with. Then the kernel tells whether PID 1's sockets hold something unread.
+//! with. Then the kernel tells whether PID 1's sockets hold something unread, and whether it waits for something to do:
+//! its queue of jobs is worked off before it does.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -34,14 +36,14 @@ const UDEV_GROUP: u32 = 2;
 /// udev's messages have at most 8 KiB (sd-device's receive buffer).
 const LONGEST_MESSAGE: usize = 8192;
 
-/// Waits until systemd has read everything that udev says of the block device `name`, such as `md0`, up to now.
+/// Waits until systemd has done with everything that udev says of the block device `name`, such as `md0`, up to now.
 ///
 /// # Errors
 /// Where it is not so within `deadline`.
 pub fn settle(root: &Root, name: &str, deadline: Duration) -> Result<()> {
     let started = Instant::now();
     let told = udev_told(root, name, started + deadline)?;
-    while !(told && first_process_has_read(root)) {
+    while !(told && first_process_has_read(root) && first_process_rests(root)) {
         if !told || started.elapsed() >= deadline {
             return Err(Error::Other(format!(
                 "{} not done with what became of {name} after {} s; until then systemd may take it for gone, and unmount it \
@@ -110,6 +112,31 @@ fn first_process_has_read(root: &Root) -> bool {
         .any(|to| unread.iter().any(|socket| Path::new(socket) == to))
 }
 
+/// PID 1 waits for something to happen, and no umount that it has begun is under way: it repeats one as long as it finds
+/// a mount there, and would find ours. True where that cannot be seen.
+fn first_process_rests(root: &Root) -> bool {
+    // The number of the system call that it sleeps in, or "running" (proc_pid_syscall(5)).
+    let waits = match std::fs::read_to_string(root.join("/proc/1/syscall")) {
+        Ok(text) => text.split_ascii_whitespace().next().is_some_and(is_epoll),
+        Err(_) => true,
+    };
+    let children = std::fs::read_to_string(root.join("/proc/1/task/1/children")).unwrap_or_default();
+    waits
+        && !children.split_ascii_whitespace().any(|pid| {
+            let comm = std::fs::read_to_string(root.join(format!("/proc/{pid}/comm"))).unwrap_or_default();
+            // (name) is a child, or systemd-executor, on its way to the program.
+            comm.trim() == "umount" || comm.starts_with('(') || comm.starts_with("systemd-exec")
+        })
+}
+
+fn is_epoll(number: &str) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    const OLD: nix::libc::c_long = nix::libc::SYS_epoll_wait;
+    #[cfg(not(target_arch = "x86_64"))]
+    const OLD: nix::libc::c_long = nix::libc::SYS_epoll_pwait;
+    [OLD, nix::libc::SYS_epoll_pwait, nix::libc::SYS_epoll_pwait2].iter().any(|n| n.to_string() == number)
+}
+
 /// Inodes of the uevent sockets, in the text of /proc/net/netlink, that hold something.
 fn unread(table: &str) -> impl Iterator<Item = &str> {
     // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
@@ -135,7 +162,7 @@ sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops 
 ";
 
     #[test]
-    fn what_systemd_has_not_read_is_waited_for() {
+    fn what_systemd_has_not_done_with_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         let settle = || settle(&root, "md0", Duration::from_millis(30));
@@ -150,6 +177,26 @@ sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops 
         assert!(error.contains("systemd is not done") && error.contains("md0"), "{error}");
         // Others' sockets do not count.
         std::fs::write(&table, TABLE.replace("RMEM", "0   ")).unwrap();
+        settle().unwrap();
+        // In the middle of something.
+        let syscall = dir.path().join("proc/1/syscall");
+        for busy in
+            ["running\n", "61 0xffffffff 0x7ffd 0x0 0x0 0x0 0x0 0x7ffd 0x7f12\n", "-1 0x7ffd 0x7f12\n"]
+        {
+            std::fs::write(&syscall, busy).unwrap();
+            settle().unwrap_err();
+        }
+        let rests =
+            format!("{} 0x4 0x55d0 0x2e 0xffffffff 0x0 0x0 0x7ffd 0x7f12\n", nix::libc::SYS_epoll_pwait);
+        std::fs::write(&syscall, rests).unwrap();
+        settle().unwrap();
+        // It unmounts something.
+        std::fs::create_dir_all(dir.path().join("proc/1/task/1")).unwrap();
+        std::fs::create_dir_all(dir.path().join("proc/88")).unwrap();
+        std::fs::write(dir.path().join("proc/1/task/1/children"), "88 ").unwrap();
+        std::fs::write(dir.path().join("proc/88/comm"), "umount\n").unwrap();
+        settle().unwrap_err();
+        std::fs::write(dir.path().join("proc/88/comm"), "sleep\n").unwrap();
         settle().unwrap();
     }
 
