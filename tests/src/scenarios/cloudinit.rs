@@ -71,7 +71,11 @@ fn first_boot(ctx: &Ctx) -> Result<()> {
 /// The same bytes on the same instance, when its first boot is over.
 fn later_refused(vm: &mut crate::vm::Vm) -> Result<()> {
     vm.ok("ls /var/lib/cloud/instance/boot-finished")?;
-    vm.ok("nvme-agent teardown --yes")?;
+    // Services with a private /tmp have theirs on the mount.
+    vm.ok("for unit in $(systemctl list-units --type=service --state=running --plain --no-legend | cut -d' ' -f1); do
+               [ \"$(systemctl show -P PrivateTmp $unit)\" = no ] || systemctl stop $unit
+           done
+           nvme-agent teardown --yes")?;
     let name = vm.device(1)?;
     vm.ok(&format!("head -c 4096 /dev/urandom | dd of=/dev/{name} bs=4096 seek=16 oflag=direct"))?;
     let before = vm.hashes()?;

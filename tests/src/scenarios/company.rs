@@ -271,7 +271,7 @@ fn late_member(ctx: &Ctx) -> Result<()> {
         vm.ok(&format!(
             "mkdir -p /run/udev/rules.d; ln -s /dev/null /run/udev/rules.d/64-md-raid-assembly.rules; udevadm control --reload
              echo 'ARRAY /dev/md127 UUID={}' > /run/mdadm.conf
-             mdadm --config=/run/mdadm.conf -I /dev/{here} || true
+             mdadm -I --config=/run/mdadm.conf /dev/{here} || true
              grep -q '^md127 : inactive' /proc/mdstat || {{ cat /proc/mdstat; exit 1; }}",
             [&uuid[..8], &uuid[8..16], &uuid[16..24], &uuid[24..]].join(":")
         ))?;
