@@ -114,13 +114,7 @@ impl Session {
         }
         self.torn_down = true;
         self.notes.extend(done);
-        Plan {
-            outcome: Outcome::Absent,
-            steps: Vec::new(),
-            look_again: false,
-            notes: Vec::new(),
-            promise: None,
-        }
+        Plan::of(Outcome::Absent, Vec::new())
     }
 
     fn work(&mut self, root: &Root, config: &Config) -> Result<Plan> {
@@ -158,7 +152,10 @@ impl Session {
             if plan.look_again {
                 continue;
             }
-            self.problems = context.problems().collect();
+            for problem in &plan.problems {
+                tracing::warn!(outcome = ?plan.outcome, "{problem}");
+            }
+            self.problems = plan.problems.iter().cloned().chain(context.problems()).collect();
             self.promise = plan.promise.clone();
             let verified = match &plan.promise {
                 Some(promise) => self.verify(root, config, promise),
@@ -230,6 +227,7 @@ impl Session {
         if result.as_ref().is_ok_and(Plan::is_idle)
             && let Ok(Some(before)) = State::load(root)
             && (before.state, &before.reason, &before.fs_uuid) == (state.state, &state.reason, &state.fs_uuid)
+            && before.message == state.message
         {
             // Nothing was done: what the run that did it told, its steps and times, stays.
             return Ok(before);

@@ -153,7 +153,7 @@ fn a_failed_setup_puts_the_line_out_of_force_and_the_next_one_in_again() {
     assert!(parse(&off).unwrap().iter().all(|e| !e.is_at("/tmp")), "nothing waits:\n{off}");
     assert_eq!(off.lines().count(), before.lines().count());
     assert_eq!(disable(&off), None);
-    let seen = evidence(&off, "/tmp").unwrap();
+    let seen = evidence(&off, "/tmp");
     assert_eq!(seen.len(), 1);
     assert!(seen[0].disabled);
     assert_eq!(seen[0].source(), Source::Uuid(UUID), "what it says about whose filesystem it is counts on");
@@ -171,6 +171,19 @@ fn out_of_force_also_in_a_file_with_malformed_lines() {
     assert_eq!(remove(&text).unwrap(), "junk\n");
     assert_eq!(disable(AL2023), None);
     assert_eq!(remove(AL2023), None);
+}
+
+#[test]
+fn a_malformed_line_hides_neither_what_the_others_say_nor_what_it_means() {
+    let text = format!("junk\nUUID={UUID} /data ext4 noatime, nofail 0 2\n{OURS}\n/dev/sdb /tmp xfs\n");
+    let at: Vec<usize> = evidence(&text, "/tmp").iter().map(|e| e.line_no).collect();
+    assert_eq!(at, [3, 4], "none of it is by a malformed line");
+    let meant = meant(&text);
+    assert_eq!(meant.len(), 4);
+    assert_eq!((meant[1].source(), meant[1].file.as_str()), (Source::Uuid(UUID), "/data"));
+    let problem = conflict(&text, &want(), &|_| false).unwrap();
+    assert!(matches!(problem, Problem::Conflict { line_no: 4, .. }), "{problem}");
+    assert_eq!(conflict(&text, &want(), &|_| true), None);
 }
 
 /// Each verdict is that of `findmnt --verify` of util-linux 2.38.
@@ -308,7 +321,7 @@ proptest! {
         let off = disable(&on).unwrap();
         prop_assert_eq!(others(&off), others(&on));
         prop_assert_eq!(disable(&off), None);
-        prop_assert!(evidence(&off, "/tmp").unwrap().iter().all(|e| e.disabled));
+        prop_assert!(evidence(&off, "/tmp").iter().all(|e| e.disabled));
         let again = edit(Some(&off), &want(), &|_| false).unwrap().unwrap().text;
         // But for the end of an unfinished last line of ours.
         prop_assert_eq!(again.trim_end(), on.trim_end());

@@ -75,7 +75,7 @@ impl Make<'_> {
 }
 
 pub fn absent() -> Plan {
-    Plan { outcome: Outcome::Absent, steps: Vec::new(), look_again: false, notes: Vec::new(), promise: None }
+    Plan::of(Outcome::Absent, Vec::new())
 }
 
 /// Lowest md number that no array has, counting those that a plan stops first as gone.
@@ -107,7 +107,7 @@ pub fn assemble(inventory: &Inventory, set: &Set) -> Plan {
         uuid: set.uuid,
         members: drives.into_iter().map(member).collect(),
     });
-    Plan { outcome: Outcome::Assemble, steps, look_again: true, notes: Vec::new(), promise: None }
+    Plan { look_again: true, ..Plan::of(Outcome::Assemble, steps) }
 }
 
 /// The steps that make a filesystem on all drives and put it on the target.
@@ -209,9 +209,9 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
     };
     steps.extend(put_on_target(inventory, config, path, promise.mode, &promise.filesystem, true));
     steps.push(Step::RecordSet { record: identity });
-    steps.extend(persist(inventory, config, &promise)?);
+    steps.extend(persist(inventory, config, &promise)?.whole()?);
     let notes = make.note.into_iter().chain(hidden_files(inventory)).collect();
-    Ok(Plan { outcome: make.outcome, steps, look_again: false, notes, promise: Some(promise) })
+    Ok(Plan { notes, promise: Some(promise), ..Plan::of(make.outcome, steps) })
 }
 
 /// Bytes of the RAID0 that the drives make: md uses whole chunks of each member, of any size (zones).
@@ -307,8 +307,9 @@ fn mount_as_it_is(
     notes.extend(hidden_files(inventory));
     let promise = promise_of(device, fs, config, mode);
     steps.extend(record_set(inventory, &promise));
-    steps.extend(persist(inventory, config, &promise)?);
-    Ok(Plan { outcome, steps, look_again: false, notes, promise: Some(promise) })
+    let (persistence, problems) = persist(inventory, config, &promise)?.possible();
+    steps.extend(persistence);
+    Ok(Plan { notes, problems, promise: Some(promise), ..Plan::of(outcome, steps) })
 }
 
 /// The target is mounted from our device: repair what is around it.
@@ -344,6 +345,7 @@ pub fn keep(inventory: &Inventory, config: &Config, mount: &Mount, device: &Devi
     }
     let promise = promise_of(device, fs, config, (config.target == "/tmp").then_some(0o1777));
     steps.extend(record_set(inventory, &promise));
-    steps.extend(persist(inventory, config, &promise)?);
-    Ok(Plan { outcome: Outcome::Keep, steps, look_again: false, notes: Vec::new(), promise: Some(promise) })
+    let (persistence, problems) = persist(inventory, config, &promise)?.possible();
+    steps.extend(persistence);
+    Ok(Plan { problems, promise: Some(promise), ..Plan::of(Outcome::Keep, steps) })
 }

@@ -6,7 +6,7 @@ use super::evidence;
 use super::set::Set;
 use super::usable::{drives_are_there, drives_are_usable, target_is_free, target_is_suitable};
 use super::words::{Judgement, content_in_words, refuse, who};
-use super::{Outcome, Plan, Reason};
+use super::{Outcome, Plan, Reason, Step};
 use crate::config::{Config, UnknownData};
 use crate::observe::mounts::topmost;
 use crate::observe::{Array, Content, Drive, Filesystem, Inventory};
@@ -307,6 +307,12 @@ fn foreign(found: Vec<(String, &Content)>) -> Judgement<Plan> {
 }
 
 impl Plan {
+    /// Steps, and nothing else to be said or promised.
+    pub fn of(outcome: Outcome, steps: Vec<Step>) -> Plan {
+        let (notes, problems) = (Vec::new(), Vec::new());
+        Plan { outcome, steps, look_again: false, notes, problems, promise: None }
+    }
+
     /// True where nothing would change.
     pub fn is_idle(&self) -> bool {
         self.steps.is_empty() && matches!(self.outcome, Outcome::Keep | Outcome::Absent)

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | target is a file, a symlink, or mounted from something that is not ours | refuse |
 //! | target mounted from our array or drive | keep: repair persistence, options, directories |
+//! | fstab has a malformed line, and nothing is to be made | fstab is left as it is: `degraded`; else refuse |
 //! | a PCI function without a live controller, fewer drives than `expect_drives` | drive missing |
 //! | no drive | `absent`, nothing written |
 //! | a drive in use, read-only or unreadable | refuse, also under `--wipe-foreign` |
@@ -47,6 +48,9 @@ pub struct Plan {
     pub look_again: bool,
     /// Said aloud (journal, state file): a rebuild, files that get hidden, ...
     pub notes: Vec<String>,
+    /// What will not be in order after these steps, a sentence each: the state is then `degraded`.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// What verify will demand; none where there is nothing to verify (absent).
     pub promise: Option<Promise>,
 }

@@ -98,13 +98,8 @@ pub fn edit(
     for line in lines::split(text) {
         let role = match role(line)? {
             Role::TakenOver(entry) if !entry.is_at(&want.target) => Role::Other,
-            Role::TakenOver(entry) => {
-                let same =
-                    matches!(entry.source(), Source::Uuid(uuid) if uuid.eq_ignore_ascii_case(&want.uuid));
-                if !same && !ours(&entry) {
-                    return Err(conflict(&entry, &want.target));
-                }
-                Role::TakenOver(entry)
+            Role::TakenOver(entry) if !may_be_replaced(&entry, want, ours) => {
+                return Err(in_the_way(&entry, &want.target));
             }
             role => role,
         };
@@ -153,7 +148,22 @@ pub fn edit(
     Ok(Some(Edited { text: out.into_text(), change: changes.join("; ") }))
 }
 
-fn conflict(entry: &Entry, target: &str) -> Problem {
+fn may_be_replaced(entry: &Entry, want: &Line, ours: &dyn Fn(&Entry) -> bool) -> bool {
+    matches!(entry.source(), Source::Uuid(uuid) if uuid.eq_ignore_ascii_case(&want.uuid)) || ours(entry)
+}
+
+/// The first line that [`edit`] would refuse as a conflict, also in a file that it does not edit because of a malformed
+/// line.
+pub fn conflict(text: &str, want: &Line, ours: &dyn Fn(&Entry) -> bool) -> Option<Problem> {
+    lines::split(text).find_map(|line| match role(line) {
+        Ok(Role::TakenOver(entry)) if entry.is_at(&want.target) && !may_be_replaced(&entry, want, ours) => {
+            Some(in_the_way(&entry, &want.target))
+        }
+        _ => None,
+    })
+}
+
+fn in_the_way(entry: &Entry, target: &str) -> Problem {
     let why = if entry.vfstype == "tmpfs" {
         format!("it puts a tmpfs at {target}; take the line out, or choose another target")
     } else {
