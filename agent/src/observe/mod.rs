@@ -113,6 +113,8 @@ pub enum Content {
     Member(Member),
     /// A whole-device filesystem that could be adopted: ext4 or xfs.
     Filesystem(Filesystem),
+    /// An xfs whose mkfs did not get to its end: the kernel does not mount it. (A half-made ext4 has no signature yet.)
+    HalfMade(Filesystem),
     /// Anything else that has a name: partition table, LVM, LUKS, swap, ext2, btrfs, a damaged md superblock ...
     Foreign {
         /// As blkid calls it (`gpt`, `LVM2_member`, `crypto_LUKS`, `ambivalent`), or our own words.

@@ -61,7 +61,7 @@ fn everything(inventory: &Inventory) -> Vec<&Drive> {
 ///
 /// Its filesystem, where it is there, is mounted and not made again: mkfs makes it recognisable with its last write, and
 /// somebody else may have mounted it since (systemd by fstab, which names the same UUID when a stripe is rebuilt; an
-/// operator). What the kernel cannot show yet, an array that does not run, is looked into first, for the same reason.
+/// operator). A half-made one can have been mounted by nobody. What the kernel cannot show yet, an array that does not run, is looked into first, for the same reason.
 fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> {
     let Some(intent) = &inventory.intent else { return Ok(None) };
     if !intent.names_exactly(inventory.drives.iter().map(|d| d.serial.as_str())) {
@@ -88,7 +88,7 @@ fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> 
     let left_on_drive = |drive: &Drive| match &drive.content {
         Content::Blank | Content::Unknown => true,
         Content::Member(member) => Some(member.set_uuid) == intent.array_uuid,
-        Content::Filesystem(fs) => intent.array_uuid.is_none() && its(fs),
+        Content::Filesystem(fs) | Content::HalfMade(fs) => intent.array_uuid.is_none() && its(fs),
         _ => false,
     };
     if !inventory.drives.iter().all(left_on_drive) {
@@ -110,8 +110,9 @@ fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> 
         Some((device, Content::Filesystem(fs))) if its(fs) && !config.wipe_foreign => {
             build::finish(inventory, config, device, fs).map(Some)
         }
-        Some((_, Content::Filesystem(fs))) if !its(fs) => Ok(None),
-        None | Some((_, Content::Blank | Content::Unknown | Content::Filesystem(_))) => {
+        Some((_, Content::Filesystem(fs) | Content::HalfMade(fs))) if !its(fs) => Ok(None),
+        None
+        | Some((_, Content::Blank | Content::Unknown | Content::Filesystem(_) | Content::HalfMade(_))) => {
             build::make(inventory, config, Make::finishing(inventory, intent)).map(Some)
         }
         Some(_) => Ok(None),

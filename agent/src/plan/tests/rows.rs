@@ -335,6 +335,47 @@ fn an_interrupted_runs_filesystem_is_mounted_and_never_made_again() {
     }
 }
 
+/// blkid takes it for whole, and the UUID is the intent's; but nobody can have mounted it.
+#[test]
+fn a_half_made_filesystem_is_made_again_by_the_intent_and_by_nothing_else() {
+    let half_made = |uuid: Uuid| {
+        Content::HalfMade(Filesystem {
+            kind: "xfs".into(),
+            uuid: uuid.to_string(),
+            label: Some("nvme-tmp".into()),
+        })
+    };
+    let machines = |content: Content| {
+        [machine(std::slice::from_ref(&content)), running(2, "md0", content)].map(|inventory| {
+            let set = (inventory.drives.len() > 1).then_some(SET);
+            let serials: Vec<&str> = ["AWS1", "AWS2"][..inventory.drives.len()].to_vec();
+            let intent = identity(&serials, set);
+            (inventory, intent)
+        })
+    };
+    for (mut inventory, intent) in machines(half_made(FS)) {
+        assert_eq!(plan(&inventory, &wiping()).unwrap().outcome, Outcome::Create);
+        // Neither our label nor fstab make it whole.
+        inventory.files.fstab = Some(format!("UUID={FS} /tmp xfs defaults 0 0\n"));
+        for adopt in [false, true] {
+            let config = Config { adopt, ..Config::default() };
+            let refusal = plan(&inventory, &config).unwrap_err();
+            assert_eq!(refusal.reason, Reason::ForeignData);
+            assert!(refusal.to_string().contains("did not finish"), "{refusal}");
+        }
+        inventory.intent = Some(intent);
+        inventory.files.fstab = None;
+        let plan = planned(&inventory);
+        assert_eq!((plan.outcome, made(&plan).1), (Outcome::Finish, Some(FS)));
+        let lazy = plan.steps.iter().any(|s| matches!(s, Step::MakeFilesystem { blank: true, .. }));
+        assert!(!lazy);
+    }
+    for (mut inventory, intent) in machines(half_made(Uuid::from_u128(9))) {
+        inventory.intent = Some(intent);
+        assert_eq!(refused(&inventory).reason, Reason::ForeignData, "somebody else's mkfs");
+    }
+}
+
 /// What is on an array that does not run is anybody's guess: our half-made one may carry a filesystem by now.
 #[test]
 fn an_interrupted_runs_array_is_looked_into_before_anything_is_written() {
