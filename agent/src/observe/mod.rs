@@ -317,5 +317,13 @@ pub struct Host {
     pub systemd: bool,
     /// mkfs programs that are present: `ext4` and/or `xfs`.
     pub mkfs: Vec<String>,
+    /// The kernel's release, such as `6.1.102-111.amzn2023.x86_64`; empty where unknown.
     pub kernel: String,
+}
+
+impl Host {
+    /// Major and minor number of the kernel's release; none where it says neither.
+    pub fn kernel_version(&self) -> Option<(u32, u32)> {
+        host::version(&self.kernel)
+    }
 }

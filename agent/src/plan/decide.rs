@@ -4,7 +4,9 @@ use super::build::{self, Make};
 use super::device::Device;
 use super::evidence;
 use super::set::Set;
-use super::usable::{drives_are_there, drives_are_usable, target_is_free, target_is_suitable};
+use super::usable::{
+    drives_are_there, drives_are_usable, kernel_can_stage, target_is_free, target_is_suitable,
+};
 use super::words::{Judgement, content_in_words, refuse, who};
 use super::{Outcome, Plan, Reason, Step};
 use crate::config::{Config, UnknownData};
@@ -27,6 +29,7 @@ pub fn plan(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
     if inventory.drives.is_empty() {
         return Ok(build::absent());
     }
+    kernel_can_stage(inventory)?;
     drives_are_usable(inventory)?;
     judge(inventory, config)
 }

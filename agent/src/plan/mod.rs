@@ -9,6 +9,7 @@
 //! | fstab has a malformed line, and nothing is to be made | fstab is left as it is: `degraded`; else refuse |
 //! | a PCI function without a live controller, fewer drives than `expect_drives` | drive missing |
 //! | no drive | `absent`, nothing written |
+//! | a kernel before 5.2 | refuse: it could make the filesystem, but not put it in place |
 //! | a drive in use, read-only or unreadable | refuse, also under `--wipe-foreign` |
 //! | an intent record names exactly these drives, and nothing else is on them | redo the job with its UUIDs |
 //! | all blank (or unknown data that the policy takes for blank) | create |
@@ -135,6 +136,8 @@ pub enum Reason {
     TargetUnsuitable,
     /// mkfs for the configured filesystem is not installed.
     MkfsMissing,
+    /// The kernel is older than what putting a mount in place needs.
+    KernelTooOld,
 }
 
 impl Reason {

@@ -484,6 +484,39 @@ fn no_mkfs_no_intent() {
     assert!(refusal.to_string().contains("e2fsprogs"), "{refusal}");
 }
 
+/// Else it would be noticed when the filesystem has been made, and drives and intent were left so.
+#[test]
+fn a_kernel_that_cannot_put_a_mount_in_place_is_refused_before_anything_is_written() {
+    let machines = [
+        machine(&[Content::Blank]),
+        machine(&[member(0, 2), member(1, 2)]),
+        running(2, "md0", filesystem(Some("nvme-tmp"))),
+    ];
+    for mut inventory in machines {
+        for old in ["4.14.355-275.603.amzn2.x86_64", "5.1.21", "3.10.0"] {
+            inventory.host.kernel = old.into();
+            for config in [Config::default(), wiping()] {
+                let refusal = plan(&inventory, &config).unwrap_err();
+                assert_eq!(refusal.reason, Reason::KernelTooOld);
+                let text = refusal.to_string();
+                assert!(text.contains(old) && text.contains("expected 5.2"), "{text}");
+            }
+        }
+        for new in ["5.2.0", "5.10.1", "6.12.48-cloud", "10.0", "", "unknown"] {
+            inventory.host.kernel = new.into();
+            planned(&inventory);
+        }
+    }
+    // Nothing is to be put anywhere.
+    let mut absent = machine(&[]);
+    absent.host.kernel = "4.14.1".into();
+    assert_eq!(planned(&absent).outcome, Outcome::Absent);
+    let mut kept = running(2, "md0", filesystem(None));
+    kept.mounts.push(mount("/dev/md0", kept.arrays[0].dev, "/tmp", "ext4"));
+    kept.host.kernel = "4.14.1".into();
+    assert_eq!(planned(&kept).outcome, Outcome::Keep);
+}
+
 #[test]
 fn a_set_of_another_level_is_looked_into_and_never_rebuilt() {
     let raid10 = |role| {
