@@ -26,6 +26,7 @@ fn identity() -> Identity {
         fs_uuid: Uuid::from_u128(7),
         filesystem: "ext4".into(),
         target: "/tmp".into(),
+        wiping: false,
     }
 }
 

@@ -126,8 +126,8 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
     let drives: Vec<&Drive> = inventory.drives.iter().collect();
     let mut steps = stale_intent(inventory);
     let kept = running_array(inventory, &make);
-    let fs_uuid = make
-        .intent
+    let begun = make.intent.or_else(|| evidence::begun_wiping(inventory, config));
+    let fs_uuid = begun
         .map(|i| i.fs_uuid)
         .or_else(|| evidence::known_fs_uuid(inventory, config))
         .unwrap_or(inventory.fresh.filesystem);
@@ -136,7 +136,7 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
         (None, 1) => None,
         (None, _) => Some(
             make.array_uuid
-                .or_else(|| make.intent.and_then(|i| i.array_uuid))
+                .or_else(|| begun.and_then(|i| i.array_uuid))
                 .or_else(|| evidence::known_array_uuid(inventory, config))
                 .unwrap_or(inventory.fresh.array),
         ),
@@ -148,8 +148,10 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
         fs_uuid,
         filesystem: kind.as_str().into(),
         target: config.target.clone(),
+        wiping: false,
     };
-    steps.push(Step::RecordIntent { intent: identity.clone() });
+    let wiping = !make.wipe.is_empty() && make.intent.is_none_or(|i| i.wiping);
+    steps.push(Step::RecordIntent { intent: Identity { wiping, ..identity.clone() } });
     let (name, stripe, size) = match (kept, array_uuid) {
         (Some((array, _)), _) => {
             if array.read_only {
@@ -167,6 +169,9 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
                     devices: make.wipe.iter().copied().map(member).collect(),
                     why: make.why_wiped(config),
                 });
+            }
+            if wiping {
+                steps.push(Step::RecordIntent { intent: identity.clone() });
             }
             match uuid {
                 None => (drives[0].name.clone(), None, drives[0].sectors * 512),

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::intent::Identity;
 use crate::observe::{Filesystem, Inventory};
 use crate::persist::fstab::{self, Entry, Source};
 use crate::persist::mdadm_conf;
@@ -98,6 +99,12 @@ pub fn of_set(inventory: &Inventory, config: &Config, set: Uuid) -> Option<Strin
     });
     (at_target && lines.iter().any(|l| l.uuid == Some(set)))
         .then(|| format!("mdadm.conf names the set and fstab mounts an array at {}", config.target))
+}
+
+/// The intent of a run that was killed while it wiped these drives: it says which UUIDs were meant, and licenses nothing.
+pub fn begun_wiping<'a>(inventory: &'a Inventory, config: &Config) -> Option<&'a Identity> {
+    let these = |i: &&Identity| i.names_exactly(inventory.drives.iter().map(|d| d.serial.as_str()));
+    inventory.intent.as_ref().filter(these).filter(|i| i.wiping && i.target == config.target)
 }
 
 /// The filesystem UUID that our fstab line, or our record, already names for the target. A rebuild reuses it:

@@ -117,6 +117,7 @@ pub(super) fn identity(serials: &[&str], array_uuid: Option<Uuid>) -> Identity {
         fs_uuid: FS,
         filesystem: "ext4".into(),
         target: "/tmp".into(),
+        wiping: false,
     }
 }
 

@@ -86,6 +86,7 @@ pub(in crate::teardown) fn node() -> Inventory {
             fs_uuid: Uuid::parse_str(FS).unwrap(),
             filesystem: "ext4".into(),
             target: "/tmp".into(),
+            wiping: false,
         }),
         ..Inventory::default()
     }

@@ -150,7 +150,7 @@ fn inconsistent_sets_are_refused() {
     for inventory in cases {
         assert_eq!(refused(&inventory).reason, Reason::ArrayInconsistent);
         let wiped = plan(&inventory, &wiping()).unwrap();
-        assert_eq!(names(&wiped)[..3], ["record-intent", "wipe", "create-array"]);
+        assert_eq!(names(&wiped)[..4], ["record-intent", "wipe", "record-intent", "create-array"]);
     }
 }
 
@@ -241,7 +241,8 @@ fn foreign_signatures_are_refused_by_device_and_name_and_wiped_on_demand() {
     let array = running(2, "md0", foreign("LVM2_member"));
     assert!(refused(&array).to_string().contains("LVM2_member"));
     let plan = plan(&array, &wiping()).unwrap();
-    assert_eq!(names(&plan)[..4], ["record-intent", "stop-array", "wipe", "create-array"]);
+    let expected = ["record-intent", "stop-array", "wipe", "record-intent", "create-array"];
+    assert_eq!(names(&plan)[..5], expected);
 }
 
 #[test]
@@ -402,6 +403,56 @@ fn an_intent_goes_when_its_filesystem_is_mounted_at_the_target() {
     inventory.mounts.push(mount("/dev/md0", inventory.arrays[0].dev, "/tmp", "ext4"));
     inventory.intent = Some(identity(&["AWS1", "AWS2"], Some(SET)));
     assert!(names(&planned(&inventory)).contains(&"clear-intent"));
+}
+
+fn intents<'a>(plan: &'a Plan) -> Vec<&'a Identity> {
+    let intent = |step: &'a Step| match step {
+        Step::RecordIntent { intent } => Some(intent),
+        _ => None,
+    };
+    plan.steps.iter().filter_map(intent).collect()
+}
+
+#[test]
+fn a_wipe_that_was_killed_goes_on_with_its_uuids() {
+    let before = [foreign("gpt"), member(0, 2), filesystem(None), Content::Unknown];
+    for (one, two) in before.iter().flat_map(|a| before.iter().map(move |b| (a, b))) {
+        let first = plan(&machine(&[one.clone(), two.clone()]), &wiping());
+        // Unknown data alone is refused, or the policy's business.
+        let Ok(first) = first else { continue };
+        let [wiping_first, then] = intents(&first)[..] else { panic!("{:?}", names(&first)) };
+        assert!(wiping_first.wiping && !then.wiping);
+        assert_eq!(*then, Identity { wiping: false, ..wiping_first.clone() });
+        for (one, two) in [(one, two), (&Content::Blank, two), (one, &Content::Unknown)] {
+            let mut inventory = machine(&[one.clone(), two.clone()]);
+            inventory.intent = Some(wiping_first.clone());
+            inventory.fresh.array = Uuid::from_u128(0xaa);
+            inventory.fresh.filesystem = Uuid::from_u128(0xbb);
+            let again = plan(&inventory, &wiping()).unwrap();
+            assert_eq!(made(&again), made(&first), "{one:?} {two:?}");
+            // Not by itself, where a signature is left.
+            if [one, two].iter().any(|c| matches!(c, Content::Foreign { .. })) {
+                assert_eq!(refused(&inventory).reason, Reason::ForeignData);
+            }
+        }
+    }
+}
+
+/// Something may have been made with them, and lie below what is wiped now: found again, it would be taken for whole.
+#[test]
+fn a_wipe_uses_no_uuids_that_may_be_on_the_drives() {
+    let contents = [foreign("gpt"), member(0, 2)];
+    let cases = [
+        identity(&["AWS1", "AWS2"], Some(SET)),
+        Identity { wiping: true, target: "/data".into(), ..identity(&["AWS1", "AWS2"], Some(SET)) },
+        Identity { wiping: true, ..identity(&["AWS1", "AWS8", "AWS9"], Some(SET)) },
+    ];
+    for intent in cases {
+        let mut inventory = machine(&contents);
+        inventory.intent = Some(intent);
+        let plan = plan(&inventory, &wiping());
+        assert!(plan.as_ref().is_ok_and(|p| made(p).1 != Some(FS)) || plan.is_err());
+    }
 }
 
 #[test]
