@@ -120,9 +120,39 @@ fn style_of_the_file_is_kept() {
 }
 
 #[test]
+fn an_unfinished_last_line_stays_so_and_teardown_gives_the_file_back() {
+    for last in [
+        "/dev/sda1 / ext4 defaults 0 1",
+        "# end",
+        "/dev/sdb /tmpfs ext4",
+        "/tmp /var/tmp none bind",
+        " ",
+        "x\r",
+    ] {
+        for start in ["", "# one\n", AL2023] {
+            let text = format!("{start}{last}");
+            if parse(&text).is_err() {
+                continue;
+            }
+            let new = edited(&text, &[]);
+            assert_eq!(new.text, format!("{start}{OURS}\n{last}"));
+            assert_settled(&new.text);
+            assert_eq!(remove(&new.text).unwrap(), text);
+            assert_eq!(remove(&disable(&new.text).unwrap()).unwrap(), text);
+            // What somebody adds, edits or finishes meanwhile is his.
+            assert_eq!(remove(&format!("{}\n# more", new.text)).unwrap(), format!("{text}\n# more"));
+        }
+    }
+}
+
+#[test]
 fn an_unfinished_last_line_is_finished_and_ours_is() {
-    let text = "/dev/sda1 / ext4 defaults 0 1";
-    assert_eq!(edited(text, &[]).text, format!("{text}\n{OURS}\n"));
+    // `mount -a` would mount /tmp first, and then cover it.
+    let line = Line { target: "/opt/data".into(), ..want() };
+    for text in ["/dev/sda1 /opt ext4", "# a\n/dev/sda1 //opt/ ext4 defaults 0 1"] {
+        let new = edit(Some(text), &line, &|_| false).unwrap().unwrap().text;
+        assert_eq!(new, format!("{text}\n{}\n", line.render()));
+    }
     let text = "/dev/md0 /tmp ext4 defaults 0 1";
     let new = edited(text, &["/dev/md0"]);
     assert_eq!(new.text, format!("# nvme-agent: replaced: {text}\n{OURS}\n"));
@@ -313,6 +343,19 @@ proptest! {
             let at = parse(&text).unwrap().into_iter().filter(|e| e.is_at("/tmp")).count();
             prop_assert_eq!(at, 1);
         }
+    }
+
+    #[test]
+    fn away_again_the_file_is_what_it_was(text in any_file()) {
+        let is_others = |line: &lines::Line<'_>| match role(*line) {
+            Ok(Role::TakenOver(entry)) => !entry.is_at("/tmp"),
+            Ok(Role::Other) => true,
+            _ => false,
+        };
+        let text: String =
+            lines::split(&text).filter(is_others).map(|line| format!("{}{}", line.body, line.ending)).collect();
+        let new = edit(Some(&text), &want(), &|_| false).unwrap().unwrap();
+        prop_assert_eq!(remove(&new.text), Some(text));
     }
 
     #[test]

@@ -39,7 +39,7 @@ const EDITS: &[(&str, &str, &str)] = &[
         "# one\n\n\t<root>\n  # two\nproc\t/proc\tproc\tdefaults\t0\t0\n",
         "# one\n\n\t<root>\n  # two\nproc\t/proc\tproc\tdefaults\t0\t0\n<ours>\n",
     ),
-    ("no final newline", "<root>\n# end", "<root>\n# end\n<ours>\n"),
+    ("no final newline", "<root>\n# end", "<root>\n<ours>\n# end"),
     ("old script's line", "<root>\n<old>\n# end\n", "<root>\n# nvme-agent: replaced: <old>\n<ours>\n# end\n"),
     (
         "old script's line, by every run of it",
