@@ -1,6 +1,6 @@
 //! Builds the steps of each outcome. The order of the steps is the design's: intent, destruction, stage, intent gone, exposure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ use super::step::{MemberRef, Step, Stripe};
 use super::{Outcome, Plan, Promise, Reason, Refusal};
 use crate::config::Config;
 use crate::intent::Identity;
-use crate::md::geometry;
+use crate::md::{self, geometry};
 use crate::observe::{Array, Content, Drive, Filesystem, Inventory, Mount};
 
 fn member(drive: &Drive) -> MemberRef {
@@ -78,14 +78,11 @@ pub fn absent() -> Plan {
     Plan::of(Outcome::Absent, Vec::new())
 }
 
-/// Lowest md number that no array has, counting those that a plan stops first as gone.
-fn free_name(inventory: &Inventory, stopped: &[PathBuf]) -> String {
-    // A node without members is what a killed run (of anybody's) left: nothing is on it.
-    let taken = |name: &str| {
-        let holds = |a: &Array| a.is_running() || !a.members.is_empty();
-        inventory.arrays.iter().any(|a| a.name == name && holds(a) && !stopped.contains(&a.path()))
-    };
-    (0..).map(|n| format!("md{n}")).find(|name| !taken(name)).unwrap_or_else(|| "md0".into())
+/// A name that no array has, counting those that a plan stops first as gone: of the wished minor if that is free.
+fn free_name(inventory: &Inventory, stopped: &[PathBuf], wished: Option<u32>) -> String {
+    let staying: Vec<&Array> = inventory.arrays.iter().filter(|a| !stopped.contains(&a.path())).collect();
+    let wished = wished.filter(|minor| !md::is_taken(&staying, *minor));
+    format!("md{}", wished.unwrap_or_else(|| md::free_minor(&staying)))
 }
 
 /// Arrays, running or not, that hold any of the drives.
@@ -98,9 +95,8 @@ pub fn assemble(inventory: &Inventory, set: &Set) -> Plan {
     let drives: Vec<&Drive> = set.present().collect();
     let stopped: Vec<PathBuf> = holding(inventory, &drives).map(Array::path).collect();
     let wished = set.first.set_name.rsplit(':').next().unwrap_or_default();
-    let is_md = wished.strip_prefix("md").is_some_and(|n| n.len() < 4 && n.parse::<u16>().is_ok());
-    let taken = inventory.arrays.iter().any(|a| a.name == wished && !stopped.contains(&a.path()));
-    let name = if is_md && !taken { wished.to_string() } else { free_name(inventory, &stopped) };
+    let minor = md::minor_of(Path::new(wished)).ok().filter(|minor| *minor < 1000);
+    let name = free_name(inventory, &stopped, minor);
     let mut steps: Vec<Step> = stopped.into_iter().map(|array| Step::StopArray { array }).collect();
     steps.push(Step::AssembleArray {
         array: PathBuf::from("/dev").join(name),
@@ -176,7 +172,7 @@ pub fn make(inventory: &Inventory, config: &Config, make: Make) -> Result<Plan, 
             match uuid {
                 None => (drives[0].name.clone(), None, drives[0].sectors * 512),
                 Some(uuid) => {
-                    let name = free_name(inventory, &stopped);
+                    let name = free_name(inventory, &stopped, None);
                     steps.push(Step::CreateArray {
                         array: PathBuf::from("/dev").join(&name),
                         uuid,

@@ -63,6 +63,44 @@ fn another_array_keeps_its_md0() {
     assert_eq!(plan.promise.unwrap().device, "md1");
 }
 
+/// What bringing the device up would refuse: the minor counts, not the name alone, and an array that is not `clear`.
+#[test]
+fn a_minor_that_is_taken_is_not_planned() {
+    let others = [
+        Array { name: "md_home".into(), ..array("md0", "clean", 0, Content::Unexamined) },
+        array("md0", "inactive", 0, Content::Unexamined),
+    ];
+    for other in others {
+        for contents in [[Content::Blank, Content::Blank], [member(0, 2), member(1, 2)]] {
+            let mut inventory = machine(&contents);
+            inventory.arrays.push(Array { uuid: None, ..other.clone() });
+            let plan = planned(&inventory);
+            let named = plan.steps.iter().find_map(|s| match s {
+                Step::CreateArray { array, .. } | Step::AssembleArray { array, .. } => Some(array.as_path()),
+                _ => None,
+            });
+            assert_eq!(named, Some(std::path::Path::new("/dev/md1")));
+        }
+    }
+}
+
+/// `md01` is a name that the kernel does not make.
+#[test]
+fn a_set_gets_the_name_that_it_carries_where_that_is_one() {
+    for (carried, expected) in
+        [("any:md7", "/dev/md7"), ("host:md01", "/dev/md0"), ("md1000", "/dev/md0"), ("data", "/dev/md0")]
+    {
+        let contents = [member(0, 2), member(1, 2)].map(|content| {
+            let Content::Member(mut m) = content else { unreachable!() };
+            m.set_name = carried.into();
+            Content::Member(m)
+        });
+        let plan = planned(&machine(&contents));
+        let Some(Step::AssembleArray { array, .. }) = plan.steps.first() else { panic!("{:?}", plan.steps) };
+        assert_eq!(array, std::path::Path::new(expected), "{carried}");
+    }
+}
+
 #[test]
 fn unknown_data_is_blank_in_the_first_boot_only() {
     for contents in [vec![Content::Unknown], vec![Content::Blank, Content::Unknown]] {
@@ -482,7 +520,7 @@ fn a_stale_intent_is_removed_and_an_incomplete_one_waits() {
 #[test]
 fn a_mounted_target_is_kept_and_never_made() {
     let mut inventory = running(2, "md127", filesystem(None));
-    inventory.mounts.push(mount("/dev/md127", DevNum { major: 9, minor: 0 }, "/tmp", "ext4"));
+    inventory.mounts.push(mount("/dev/md127", DevNum { major: 9, minor: 127 }, "/tmp", "ext4"));
     inventory.arrays[0].uses.push(Use::Mounted { at: "/tmp".into() });
     let plan = plan(&inventory, &wiping()).unwrap();
     assert_eq!(plan.outcome, Outcome::Keep);
