@@ -1,8 +1,9 @@
 //! The decision table, from the top.
 
-use super::build::{self, Make};
+use super::build;
 use super::device::Device;
 use super::evidence;
+use super::make::{self, Make};
 use super::set::Set;
 use super::usable::{
     drives_are_there, drives_are_usable, kernel_can_stage, target_is_free, target_is_suitable,
@@ -50,7 +51,7 @@ fn judge(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
     match Set::of(inventory) {
         Ok(None) => without_set(inventory, config),
         Ok(Some(set)) => with_set(inventory, config, &set),
-        Err(_) if config.wipe_foreign => build::make(inventory, config, Make::wiping(everything(inventory))),
+        Err(_) if config.wipe_foreign => make::make(inventory, config, Make::wiping(everything(inventory))),
         Err(refusal) => Err(refusal),
     }
 }
@@ -116,7 +117,7 @@ fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> 
         Some((_, Content::Filesystem(fs) | Content::HalfMade(fs))) if !its(fs) => Ok(None),
         None
         | Some((_, Content::Blank | Content::Unknown | Content::Filesystem(_) | Content::HalfMade(_))) => {
-            build::make(inventory, config, Make::finishing(inventory, intent)).map(Some)
+            make::make(inventory, config, Make::finishing(inventory, intent)).map(Some)
         }
         Some(_) => Ok(None),
     }
@@ -134,10 +135,10 @@ fn without_set(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
         .filter(|d| !(d.content == Content::Blank || (unknown && d.content == Content::Unknown)))
         .collect();
     if odd.is_empty() {
-        return build::make(inventory, config, Make::over_unknown(inventory));
+        return make::make(inventory, config, Make::over_unknown(inventory));
     }
     if config.wipe_foreign {
-        return build::make(inventory, config, Make::wiping(everything(inventory)));
+        return make::make(inventory, config, Make::wiping(everything(inventory)));
     }
     foreign(odd.iter().map(|d| (who(d), &d.content)).collect())
 }
@@ -155,7 +156,7 @@ fn with_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan
     let ours = evidence::of_set(inventory, config, set.uuid);
     // A member of our own set that is away is no foreign signature.
     if config.wipe_foreign && !(drives < wanted && ours.is_some()) {
-        return build::make(inventory, config, Make::wiping(everything(inventory)));
+        return make::make(inventory, config, Make::wiping(everything(inventory)));
     }
     if drives < wanted {
         let mut found = vec![format!("{}, only {drives} drives are here", set.describe())];
@@ -168,7 +169,7 @@ fn with_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan
     }
     if odd.is_empty() && drives == wanted && set.first.level == 0 {
         if let Some(why) = ours {
-            return build::make(inventory, config, Make::rebuilding(set, why));
+            return make::make(inventory, config, Make::rebuilding(set, why));
         }
         let mut found = vec![set.describe()];
         found.extend(roles(inventory, set));
@@ -214,7 +215,7 @@ fn refuse_or_wipe_around(
     odd: &[&Drive],
 ) -> Judgement<Plan> {
     if config.wipe_foreign {
-        return build::make(inventory, config, Make::wiping(everything(inventory)));
+        return make::make(inventory, config, Make::wiping(everything(inventory)));
     }
     let set_line = set.describe();
     let mut found = vec![set_line];
@@ -251,13 +252,13 @@ fn on_device(
     drives: Vec<&Drive>,
 ) -> Judgement<Plan> {
     match content {
-        Content::Blank => build::make(inventory, config, Make::creating()),
+        Content::Blank => make::make(inventory, config, Make::creating()),
         Content::Unknown if unknown_is_licensed(inventory, config) => {
-            build::make(inventory, config, Make::over_unknown(inventory))
+            make::make(inventory, config, Make::over_unknown(inventory))
         }
         Content::Filesystem(fs) => match evidence::of_filesystem(inventory, config, fs, device.carrier()) {
             Some(why) => build::adopt(inventory, config, device, fs, why),
-            None if config.wipe_foreign => build::make(inventory, config, Make::wiping(drives)),
+            None if config.wipe_foreign => make::make(inventory, config, Make::wiping(drives)),
             None => foreign_filesystem(inventory, config, device, fs),
         },
         Content::Unreadable { error } => refuse(
@@ -265,7 +266,7 @@ fn on_device(
             vec![format!("{} cannot be read: {error}", device.path.display())],
             "The kernel log has the details.",
         ),
-        _ if config.wipe_foreign => build::make(inventory, config, Make::wiping(drives)),
+        _ if config.wipe_foreign => make::make(inventory, config, Make::wiping(drives)),
         content => foreign(vec![(device.in_words(), content)]),
     }
 }

@@ -28,6 +28,7 @@ mod device;
 mod evidence;
 mod exposure;
 mod files;
+mod make;
 mod set;
 mod step;
 #[cfg(test)]
