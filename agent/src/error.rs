@@ -60,8 +60,12 @@ impl Error {
         match self {
             Error::Other(_) | Error::Io { .. } | Error::Child { .. } => 1,
             Error::Refused(refusal) if refusal.reason.is_missing() => 6,
-            // A program is missing, whoever noticed it.
-            Error::Refused(refusal) if refusal.reason == Reason::MkfsMissing => 5,
+            // A program is missing, or the kernel lacks what is needed, whoever noticed it.
+            Error::Refused(refusal)
+                if matches!(refusal.reason, Reason::MkfsMissing | Reason::KernelTooOld) =>
+            {
+                5
+            }
             Error::Refused(_) => 3,
             Error::Config(_) => 4,
             Error::Environment(_) => 5,
@@ -105,5 +109,6 @@ mod tests {
         assert_eq!(code(Reason::MemberMissing), 6);
         // Documented as "a program missing", and so said by the step, too.
         assert_eq!(code(Reason::MkfsMissing), 5);
+        assert_eq!(code(Reason::KernelTooOld), 5);
     }
 }

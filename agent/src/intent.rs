@@ -27,6 +27,10 @@ pub struct Identity {
     pub filesystem: String,
     /// The directory the filesystem is for.
     pub target: String,
+    /// What is on the drives is being wiped, and nothing carries these UUIDs yet: a run that wipes the rest may use them.
+    /// Later it may not: below what came onto the drives since there may be a filesystem of this UUID, and whole it is not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wiping: bool,
 }
 
 impl Identity {

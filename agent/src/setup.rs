@@ -35,14 +35,18 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
         // A call from a wrong place (a container, a unit with a namespace of its own) says nothing about the storage: what
         // this boot's last setup came to still holds.
         Err(unsuitable) if matches!(State::load(root), Ok(Some(_))) => Err(unsuitable),
-        Err(error) => session.report(root, config, Err(error)),
-        Ok(_held) => {
-            let result = session.work(root, config);
-            if let Err(error) = &result {
-                session.step_back(root, config, error);
-            }
-            session.report(root, config, result)
+        Err(error) => {
+            session.report_failure(root, config, &error);
+            Err(error)
         }
+        Ok(_held) => match session.work(root, config) {
+            Ok(plan) => session.report(root, config, Ok(&plan)),
+            Err(error) => {
+                session.step_back(root, config, &error);
+                session.report_failure(root, config, &error);
+                Err(error)
+            }
+        },
     }
 }
 
@@ -51,11 +55,7 @@ pub fn give_up_boot(root: &Root, error: &Error) {
     let mut session = Session { trigger: Trigger::Boot, started: Some(Instant::now()), ..Session::default() };
     let config = Config::default();
     session.step_back(root, &config, error);
-    let mut state = State::failed(root, error);
-    session.fill(&mut state, &config);
-    if let Err(error) = state.write(root) {
-        tracing::warn!("{error}");
-    }
+    session.report_failure(root, &config, error);
 }
 
 /// What [`run`] would do. Changes nothing.
@@ -114,13 +114,7 @@ impl Session {
         }
         self.torn_down = true;
         self.notes.extend(done);
-        Plan {
-            outcome: Outcome::Absent,
-            steps: Vec::new(),
-            look_again: false,
-            notes: Vec::new(),
-            promise: None,
-        }
+        Plan::of(Outcome::Absent, Vec::new())
     }
 
     fn work(&mut self, root: &Root, config: &Config) -> Result<Plan> {
@@ -158,7 +152,10 @@ impl Session {
             if plan.look_again {
                 continue;
             }
-            self.problems = context.problems().collect();
+            for problem in &plan.problems {
+                tracing::warn!(outcome = ?plan.outcome, "{problem}");
+            }
+            self.problems = plan.problems.iter().cloned().chain(context.problems()).collect();
             self.promise = plan.promise.clone();
             let verified = match &plan.promise {
                 Some(promise) => self.verify(root, config, promise),
@@ -220,23 +217,29 @@ impl Session {
         }
     }
 
+    /// Writes the state file of a run that failed. Its own error is not to be hidden by one of telling it.
+    fn report_failure(&self, root: &Root, config: &Config, error: &Error) {
+        if let Err(error) = self.report(root, config, Err(error)) {
+            tracing::warn!("{error}");
+        }
+    }
+
     /// Writes the state file.
-    fn report(&self, root: &Root, config: &Config, result: Result<Plan>) -> Result<State> {
-        let mut state = match &result {
+    fn report(&self, root: &Root, config: &Config, result: Result<&Plan, &Error>) -> Result<State> {
+        let mut state = match result {
             Ok(plan) => self.state(root, plan),
             Err(error) => State::failed(root, error),
         };
         self.fill(&mut state, config);
-        if result.as_ref().is_ok_and(Plan::is_idle)
+        if result.is_ok_and(Plan::is_idle)
             && let Ok(Some(before)) = State::load(root)
             && (before.state, &before.reason, &before.fs_uuid) == (state.state, &state.reason, &state.fs_uuid)
+            && before.message == state.message
         {
             // Nothing was done: what the run that did it told, its steps and times, stays.
             return Ok(before);
         }
-        let written = state.write(root);
-        result?;
-        written?;
+        state.write(root)?;
         Ok(state)
     }
 
@@ -312,6 +315,20 @@ fn disable_fstab(root: &Root, config: &Config) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_told_alike_whoever_tells_it_and_is_not_hidden_where_it_cannot_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        give_up_boot(&root, &Error::Config("key `x` is unknown".into()));
+        let state = State::load(&root).unwrap().unwrap();
+        assert_eq!((state.state, state.trigger), (Health::Failed, Trigger::Boot));
+        assert_eq!((state.reason.as_str(), state.target.as_str()), ("BadConfiguration", "/tmp"));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("run"), "a file").unwrap();
+        let error = run(&Root::new(dir.path()), &Config::default(), Trigger::Hand).unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{error}");
+    }
 
     #[test]
     fn a_call_from_an_unsuitable_place_is_the_state_only_where_there_is_no_other() {

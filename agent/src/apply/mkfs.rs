@@ -30,6 +30,7 @@ use uuid::Uuid;
 use crate::config::FsKind;
 use crate::error::{Error, Result};
 use crate::exec;
+use crate::observe::host::version;
 use crate::plan::Stripe;
 use crate::root::Root;
 
@@ -207,12 +208,6 @@ fn xfs_options_file(root: &Root, kernel: &str) -> Option<PathBuf> {
     }
     let fitting = sets.iter().rev().find(|(release, _)| *release <= running)?;
     Some(Path::new(XFS_OPTIONS_DIR).join(&fitting.1))
-}
-
-/// Major and minor of `6.1.102-111.amzn2023.x86_64`.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::plan::{MemberRef, Outcome, Promise};
 const SIZE: u64 = 512 << 20;
 
 fn plan(steps: Vec<Step>) -> Plan {
-    Plan { outcome: Outcome::Create, steps, look_again: false, notes: Vec::new(), promise: None }
+    Plan::of(Outcome::Create, steps)
 }
 
 fn identity() -> Identity {
@@ -26,6 +26,7 @@ fn identity() -> Identity {
         fs_uuid: Uuid::from_u128(7),
         filesystem: "ext4".into(),
         target: "/tmp".into(),
+        wiping: false,
     }
 }
 

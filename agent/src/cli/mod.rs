@@ -27,7 +27,7 @@ Exit codes of setup, plan, teardown and install:
   2  wrong usage of the command line
   3  refused: something is there that must not be overwritten; nothing was changed
   4  the configuration is wrong: file, environment or a flag's value
-  5  the environment is unsuitable: not root, another mount namespace, a program missing
+  5  the environment is unsuitable: not root, another mount namespace, a program missing, old kernel
   6  a drive or a member of the array is missing
   7  a step failed
   8  what is there after the steps is not what was planned

@@ -55,6 +55,9 @@ fn text(plan: &Plan) -> String {
     for note in &plan.notes {
         text.push_str(&format!("note: {note}\n"));
     }
+    for problem in &plan.problems {
+        text.push_str(&format!("degraded: {problem}\n"));
+    }
     text
 }
 
@@ -67,16 +70,16 @@ mod tests {
     fn text_shows_every_step_in_order_by_name_and_in_words() {
         let steps = vec![Step::CreateTarget { path: "/data".into() }, Step::ReloadSystemd];
         let notes = vec!["3 files get hidden".into()];
-        let plan = Plan { outcome: Outcome::Create, steps, look_again: true, notes, promise: None };
+        let problems = vec!["/etc/fstab: line 3 is malformed".into()];
+        let plan = Plan { look_again: true, notes, problems, ..Plan::of(Outcome::Create, steps) };
         insta::assert_snapshot!(text(&plan), @r"
         create: 2 steps
           1. create-target      make the directory /data
           2. reload-systemd     have systemd read fstab again
              then look at what is on the array, and plan again
         note: 3 files get hidden
+        degraded: /etc/fstab: line 3 is malformed
         ");
-        let nothing =
-            Plan { outcome: Outcome::Keep, steps: vec![], look_again: false, notes: vec![], promise: None };
-        assert_eq!(text(&nothing), "keep: nothing to do\n");
+        assert_eq!(text(&Plan::of(Outcome::Keep, vec![])), "keep: nothing to do\n");
     }
 }

@@ -70,6 +70,9 @@ fn request_array(root: &Root, minor: u32) -> Result<()> {
 }
 
 /// Opens a node of md's major for a moment: the kernel then requests `block-major-9-*`, which is md_mod.
+///
+/// That needs BLOCK_LEGACY_AUTOLOAD, which is deprecated but selected by BLK_DEV_MD (drivers/md/Kconfig): a kernel that
+/// has md has it, so that `install` need not have md_mod loaded by modules-load.d. raid0 is requested by md itself.
 fn load_md(root: &Root, minor: u32) -> Result<()> {
     // Under /dev, since /run is often mounted nodev; under a name of our own, since devtmpfs would neither replace
     // nor ever remove a /dev/mdN that it did not make.
@@ -80,11 +83,16 @@ fn load_md(root: &Root, minor: u32) -> Result<()> {
     match opened {
         Ok(_) => Ok(()),
         Err(_) if root.join(NEW_ARRAY).exists() => Ok(()),
-        Err(error) => Err(Error::Environment(format!(
-            "this kernel has no md (module md_mod): opening a node of block major {MAJOR} says {error}. Install the \
-             kernel's module package, or check /proc/sys/kernel/modprobe and modules_disabled"
-        ))),
+        Err(error) => Err(md_missing(&error)),
     }
+}
+
+fn md_missing(error: &std::io::Error) -> Error {
+    Error::Environment(format!(
+        "this kernel has no md (module md_mod): opening a node of block major {MAJOR} says {error}. Install the \
+         kernel's module package, or check /proc/sys/kernel/modprobe and modules_disabled; if `modprobe md_mod` works, \
+         the kernel does not load it by itself (BLOCK_LEGACY_AUTOLOAD): put md_mod into a file in /etc/modules-load.d"
+    ))
 }
 
 fn make_node(node: &Path, minor: u32) -> Result<()> {
@@ -117,6 +125,16 @@ fn open_node(node: &Path, minor: u32) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_md_says_what_to_do_also_where_the_kernel_does_not_load_it_by_itself() {
+        let error = md_missing(&std::io::Error::from_raw_os_error(nix::libc::ENXIO));
+        assert_eq!(error.exit_code(), 5);
+        let text = error.to_string();
+        for words in ["block major 9", "No such device", "modprobe md_mod", "/etc/modules-load.d"] {
+            assert!(text.contains(words), "{text}");
+        }
+    }
 
     #[test]
     fn a_name_that_another_array_has_is_refused_at_once() {

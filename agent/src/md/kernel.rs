@@ -35,16 +35,19 @@ pub fn minor_of(array: &Path) -> Result<u32> {
     }
 }
 
-/// The lowest minor that no array has. An array without members (`clear`) counts as free.
-pub fn free_minor(arrays: &[Array]) -> u32 {
-    let taken = |minor: u32| {
-        arrays.iter().any(|array| {
-            let same = array.name == format!("md{minor}")
-                || (array.dev.major == u32::from(MAJOR) && array.dev.minor == minor);
-            same && !(array.state == "clear" && array.members.is_empty())
-        })
-    };
-    (0..=MAX_MINOR).find(|minor| !taken(*minor)).unwrap_or(MAX_MINOR)
+/// True where one of these arrays has the minor. One that is `clear` and has no members does not count: a killed run (of
+/// anybody's) leaves such a node, and nothing is on it.
+pub fn is_taken(arrays: &[&Array], minor: u32) -> bool {
+    arrays.iter().any(|array| {
+        let same = array.name == format!("md{minor}")
+            || (array.dev.major == u32::from(MAJOR) && array.dev.minor == minor);
+        same && !(array.state == "clear" && array.members.is_empty())
+    })
+}
+
+/// The lowest minor that none of these arrays has.
+pub fn free_minor(arrays: &[&Array]) -> u32 {
+    (0..=MAX_MINOR).find(|minor| !is_taken(arrays, *minor)).unwrap_or(MAX_MINOR)
 }
 
 /// An array as sysfs shows it at this moment.
@@ -181,10 +184,11 @@ mod tests {
     fn the_lowest_minor_that_nobody_uses_is_chosen() {
         assert_eq!(free_minor(&[]), 0);
         let arrays = [array("md0", 0, "clean", &["sda"]), array("md127", 127, "clean", &["sdb"])];
-        assert_eq!(free_minor(&arrays), 1);
-        assert_eq!(free_minor(&[array("md0", 0, "inactive", &["sda"])]), 1);
-        assert_eq!(free_minor(&[array("md_home", 0, "clean", &["sda"])]), 1);
-        assert_eq!(free_minor(&[array("md0", 0, "clear", &[])]), 0);
+        assert_eq!(free_minor(&arrays.each_ref()), 1);
+        assert_eq!(free_minor(&[&array("md0", 0, "inactive", &["sda"])]), 1);
+        assert_eq!(free_minor(&[&array("md0", 0, "inactive", &[])]), 1);
+        assert_eq!(free_minor(&[&array("md_home", 0, "clean", &["sda"])]), 1);
+        assert_eq!(free_minor(&[&array("md0", 0, "clear", &[])]), 0);
     }
 
     #[test]

@@ -10,4 +10,4 @@ pub mod notation;
 mod run;
 pub mod superblock;
 
-pub use kernel::free_minor;
+pub use kernel::{free_minor, is_taken, minor_of};

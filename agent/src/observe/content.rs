@@ -67,6 +67,11 @@ pub fn examine(path: &Path, sectors: u64, mounted_as: Option<&str>, prober: &dyn
         },
         Seen::Bytes => match probe()? {
             Answer::RaidMember => Content::Foreign { signature: "linux_raid_member".into() },
+            Answer::Named(Content::Filesystem(found)) => match is_half_made(&device, &found, &mut buffer) {
+                Ok(false) => Content::Filesystem(found),
+                Ok(true) => Content::HalfMade(found),
+                Err(error) => unreadable(error),
+            },
             Answer::Named(content) => content,
             // blkid says the same where it could not read: only what we could read ourselves is just bytes.
             Answer::Nothing => {
@@ -78,6 +83,26 @@ pub fn examine(path: &Path, sectors: u64, mounted_as: Option<&str>, prober: &dyn
             }
         },
     })
+}
+
+/// True where mkfs has not finished this filesystem. blkid, to which an xfs is whole as soon as it has a superblock, does
+/// not say so; mkfs.ext4 writes the signature last, so that a half-made ext4 has none.
+///
+/// # Errors
+/// A read that fails.
+fn is_half_made(
+    device: &(impl ReadAt + ?Sized),
+    found: &Filesystem,
+    buffer: &mut Buffer,
+) -> io::Result<bool> {
+    // sb_inprogress of struct xfs_dsb (fs/xfs/libxfs/xfs_format.h): set from the first write of the superblock on until
+    // the last one of mkfs. The kernel calls such a filesystem corrupt (xfs_validate_sb_common).
+    const IN_PROGRESS: usize = 126;
+    if found.kind != "xfs" {
+        return Ok(false);
+    }
+    let block = blank::read(device, 0, blank::ALIGN, buffer)?;
+    Ok(block.get(IN_PROGRESS) != Some(&0))
 }
 
 /// Looks once more, and much harder, at a device that seemed blank.

@@ -213,6 +213,71 @@ fn the_short_cut_for_mounted_filesystems_reads_what_blkid_reads() {
     }
 }
 
+/// The first block of an xfs, as far as we read it.
+fn xfs(in_progress: u8) -> Vec<u8> {
+    let mut device = vec![0; SIZE];
+    device[..4].copy_from_slice(b"XFSB");
+    device[32..48].copy_from_slice(Uuid::from_u128(0xdef).as_bytes());
+    device[126] = in_progress;
+    device
+}
+
+#[test]
+fn an_xfs_that_mkfs_did_not_finish_is_not_whole() {
+    let named = |kind: &str| Filesystem { kind: kind.into(), uuid: "1".into(), label: None };
+    let says = |kind: &str| Answer::Named(Content::Filesystem(named(kind)));
+    assert_eq!(examined(&xfs(0), None, says("xfs")).0, Content::Filesystem(named("xfs")));
+    for in_progress in [1, 0xff] {
+        assert_eq!(examined(&xfs(in_progress), None, says("xfs")).0, Content::HalfMade(named("xfs")));
+        // That byte is boot code in front of an ext4.
+        assert_eq!(examined(&xfs(in_progress), None, says("ext4")).0, Content::Filesystem(named("ext4")));
+    }
+}
+
+/// Needs mkfs.xfs and strace, which the lab needs too: mkfs dies at each of its writes in turn.
+#[test]
+fn a_real_mkfs_xfs_that_dies_leaves_nothing_that_seems_whole() {
+    let root = crate::root::Root::default();
+    let (Some(strace), Some(mkfs)) =
+        (crate::exec::find_program(&root, "strace"), crate::exec::find_program(&root, "mkfs.xfs"))
+    else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (path, trace) = (dir.path().join("drive"), dir.path().join("trace"));
+    let blkid = crate::observe::blkid::Blkid::find(&root);
+    let size = 400u64 << 20;
+    let mut half_made = 0;
+    for write in 1.. {
+        std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+        let inject = format!("inject=pwrite64:signal=SIGKILL:when={write}");
+        let run = std::process::Command::new(&strace)
+            .args(["-f", "-qq", "-e", "trace=pwrite64", "-e", "signal=none", "-e", &inject, "-o"])
+            .args([trace.as_os_str(), mkfs.as_os_str()])
+            .args(["-q", "-f", "-K"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        if !run.status.success() && std::fs::metadata(&trace).is_ok_and(|trace| trace.len() == 0) {
+            return; // Nobody may trace here (a container).
+        }
+        let content = examine(&path, size / 512, None, &blkid).unwrap();
+        if run.status.success() {
+            assert!(matches!(content, Content::Filesystem(_)), "{content:?}");
+            break;
+        }
+        half_made += u32::from(matches!(content, Content::HalfMade(_)));
+        // With the last write it is whole, and dies after it.
+        let whole = matches!(content, Content::Filesystem(_));
+        let last = std::fs::read_to_string(&trace).unwrap().matches("pwrite64").count() == write;
+        assert!(!whole || last, "write {write}: {content:?}");
+        if whole {
+            break;
+        }
+    }
+    assert!(half_made > 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -235,6 +300,11 @@ proptest! {
         device[at..at + bytes.len()].copy_from_slice(&bytes);
         let seen = seen(&device);
         prop_assert!(matches!(seen, Seen::Bytes | Seen::OtherRaid(_)), "{:?}", seen);
+        let xfs = Filesystem { kind: "xfs".into(), uuid: "1".into(), label: None };
+        prop_assert_eq!(
+            is_half_made(device.as_slice(), &xfs, &mut Buffer::default()).unwrap(),
+            device[126] != 0
+        );
         for kind in ["ext4", "xfs", "btrfs"] {
             mounted(device.as_slice(), kind, &mut Buffer::default()).unwrap();
         }

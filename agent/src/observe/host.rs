@@ -36,6 +36,12 @@ pub fn read(root: &Root) -> Host {
     }
 }
 
+/// Major and minor of `6.1.102-111.amzn2023.x86_64`.
+pub fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// Nitro's DMI says the instance id; Xen's does not, and elsewhere anything may be there.
 fn is_ec2_id(tag: &str) -> bool {
     tag.strip_prefix("i-").is_some_and(|hex| hex.len() >= 8 && hex.bytes().all(|b| b.is_ascii_hexdigit()))

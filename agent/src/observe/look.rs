@@ -177,7 +177,8 @@ impl Examiner<'_> {
     /// Asking for the exclusive right takes it for a moment, and a mount or an assembly by somebody else in that
     /// moment would fail. So it is asked for only where we might write, and nobody else has reason to.
     fn may_be_held(&self, content: &Content, uses: &[super::Use]) -> bool {
-        let writable = matches!(content, Content::Blank | Content::Unknown) || self.config.wipe_foreign;
+        let redone = matches!(content, Content::Blank | Content::Unknown | Content::HalfMade(_));
+        let writable = redone || self.config.wipe_foreign;
         // An exclusive opener of a partition keeps the whole disk from being opened so, too.
         let unused = uses.iter().all(|by| matches!(by, super::Use::Partitions { .. }));
         self.sysfs.root().is_host() && unused && writable

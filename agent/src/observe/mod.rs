@@ -113,6 +113,8 @@ pub enum Content {
     Member(Member),
     /// A whole-device filesystem that could be adopted: ext4 or xfs.
     Filesystem(Filesystem),
+    /// An xfs whose mkfs did not get to its end: the kernel does not mount it. (A half-made ext4 has no signature yet.)
+    HalfMade(Filesystem),
     /// Anything else that has a name: partition table, LVM, LUKS, swap, ext2, btrfs, a damaged md superblock ...
     Foreign {
         /// As blkid calls it (`gpt`, `LVM2_member`, `crypto_LUKS`, `ambivalent`), or our own words.
@@ -315,5 +317,13 @@ pub struct Host {
     pub systemd: bool,
     /// mkfs programs that are present: `ext4` and/or `xfs`.
     pub mkfs: Vec<String>,
+    /// The kernel's release, such as `6.1.102-111.amzn2023.x86_64`; empty where unknown.
     pub kernel: String,
+}
+
+impl Host {
+    /// Major and minor number of the kernel's release; none where it says neither.
+    pub fn kernel_version(&self) -> Option<(u32, u32)> {
+        host::version(&self.kernel)
+    }
 }

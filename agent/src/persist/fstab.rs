@@ -9,7 +9,7 @@ mod edit;
 use super::lines::{self, Line as Physical};
 use super::{Problem, quote};
 
-pub use edit::{Line, disable, edit, options, owned, remove};
+pub use edit::{Line, conflict, disable, edit, options, owned, remove};
 
 /// The mount option that makes a line ours.
 pub const OWNER_OPTION: &str = "x-nvme-agent";
@@ -119,16 +119,33 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, Problem> {
 }
 
 /// The lines that put something at `target`, among them one of ours that a failed setup put out of force: what
-/// it says about whose filesystem belongs there is as good as before.
-///
-/// # Errors
-/// As [`parse`].
-pub fn evidence(text: &str, target: &str) -> Result<Vec<Entry>, Problem> {
-    let mut entries = parse(text)?;
-    entries.extend(lines::split(text).filter_map(disabled_entry));
-    entries.retain(|e| e.is_at(target));
-    entries.sort_by_key(|e| e.line_no);
-    Ok(entries)
+/// it says about whose filesystem belongs there is as good as before. A malformed line says nothing.
+pub fn evidence(text: &str, target: &str) -> Vec<Entry> {
+    let said = |line| parse_line(line).ok().flatten().or_else(|| disabled_entry(line));
+    lines::split(text).filter_map(said).filter(|e| e.is_at(target)).collect()
+}
+
+/// Every line in force, and of malformed ones as much as can be made out: a device and a place. For doubt only, never
+/// as evidence: nobody mounts by such a line, but somebody meant something by it.
+pub fn meant(text: &str) -> Vec<Entry> {
+    let meant = |line: Physical<'_>| match parse_line(line) {
+        Ok(entry) => entry,
+        Err(_) => {
+            let mut fields = line.body.split([' ', '\t']).filter(|f| !f.is_empty());
+            Some(Entry {
+                line_no: line.no,
+                raw: line.body.to_owned(),
+                spec: unescape(fields.next()?),
+                file: unescape(fields.next().unwrap_or_default()),
+                vfstype: String::new(),
+                options: String::new(),
+                freq: 0,
+                passno: 0,
+                disabled: false,
+            })
+        }
+    };
+    lines::split(text).filter_map(meant).collect()
 }
 
 fn parse_line(line: Physical<'_>) -> Result<Option<Entry>, Problem> {

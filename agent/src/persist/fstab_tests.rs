@@ -120,9 +120,39 @@ fn style_of_the_file_is_kept() {
 }
 
 #[test]
+fn an_unfinished_last_line_stays_so_and_teardown_gives_the_file_back() {
+    for last in [
+        "/dev/sda1 / ext4 defaults 0 1",
+        "# end",
+        "/dev/sdb /tmpfs ext4",
+        "/tmp /var/tmp none bind",
+        " ",
+        "x\r",
+    ] {
+        for start in ["", "# one\n", AL2023] {
+            let text = format!("{start}{last}");
+            if parse(&text).is_err() {
+                continue;
+            }
+            let new = edited(&text, &[]);
+            assert_eq!(new.text, format!("{start}{OURS}\n{last}"));
+            assert_settled(&new.text);
+            assert_eq!(remove(&new.text).unwrap(), text);
+            assert_eq!(remove(&disable(&new.text).unwrap()).unwrap(), text);
+            // What somebody adds, edits or finishes meanwhile is his.
+            assert_eq!(remove(&format!("{}\n# more", new.text)).unwrap(), format!("{text}\n# more"));
+        }
+    }
+}
+
+#[test]
 fn an_unfinished_last_line_is_finished_and_ours_is() {
-    let text = "/dev/sda1 / ext4 defaults 0 1";
-    assert_eq!(edited(text, &[]).text, format!("{text}\n{OURS}\n"));
+    // `mount -a` would mount /tmp first, and then cover it.
+    let line = Line { target: "/opt/data".into(), ..want() };
+    for text in ["/dev/sda1 /opt ext4", "# a\n/dev/sda1 //opt/ ext4 defaults 0 1"] {
+        let new = edit(Some(text), &line, &|_| false).unwrap().unwrap().text;
+        assert_eq!(new, format!("{text}\n{}\n", line.render()));
+    }
     let text = "/dev/md0 /tmp ext4 defaults 0 1";
     let new = edited(text, &["/dev/md0"]);
     assert_eq!(new.text, format!("# nvme-agent: replaced: {text}\n{OURS}\n"));
@@ -153,7 +183,7 @@ fn a_failed_setup_puts_the_line_out_of_force_and_the_next_one_in_again() {
     assert!(parse(&off).unwrap().iter().all(|e| !e.is_at("/tmp")), "nothing waits:\n{off}");
     assert_eq!(off.lines().count(), before.lines().count());
     assert_eq!(disable(&off), None);
-    let seen = evidence(&off, "/tmp").unwrap();
+    let seen = evidence(&off, "/tmp");
     assert_eq!(seen.len(), 1);
     assert!(seen[0].disabled);
     assert_eq!(seen[0].source(), Source::Uuid(UUID), "what it says about whose filesystem it is counts on");
@@ -171,6 +201,19 @@ fn out_of_force_also_in_a_file_with_malformed_lines() {
     assert_eq!(remove(&text).unwrap(), "junk\n");
     assert_eq!(disable(AL2023), None);
     assert_eq!(remove(AL2023), None);
+}
+
+#[test]
+fn a_malformed_line_hides_neither_what_the_others_say_nor_what_it_means() {
+    let text = format!("junk\nUUID={UUID} /data ext4 noatime, nofail 0 2\n{OURS}\n/dev/sdb /tmp xfs\n");
+    let at: Vec<usize> = evidence(&text, "/tmp").iter().map(|e| e.line_no).collect();
+    assert_eq!(at, [3, 4], "none of it is by a malformed line");
+    let meant = meant(&text);
+    assert_eq!(meant.len(), 4);
+    assert_eq!((meant[1].source(), meant[1].file.as_str()), (Source::Uuid(UUID), "/data"));
+    let problem = conflict(&text, &want(), &|_| false).unwrap();
+    assert!(matches!(problem, Problem::Conflict { line_no: 4, .. }), "{problem}");
+    assert_eq!(conflict(&text, &want(), &|_| true), None);
 }
 
 /// Each verdict is that of `findmnt --verify` of util-linux 2.38.
@@ -303,12 +346,25 @@ proptest! {
     }
 
     #[test]
+    fn away_again_the_file_is_what_it_was(text in any_file()) {
+        let is_others = |line: &lines::Line<'_>| match role(*line) {
+            Ok(Role::TakenOver(entry)) => !entry.is_at("/tmp"),
+            Ok(Role::Other) => true,
+            _ => false,
+        };
+        let text: String =
+            lines::split(&text).filter(is_others).map(|line| format!("{}{}", line.body, line.ending)).collect();
+        let new = edit(Some(&text), &want(), &|_| false).unwrap().unwrap();
+        prop_assert_eq!(remove(&new.text), Some(text));
+    }
+
+    #[test]
     fn off_and_on_again_and_away(text in any_file()) {
         let on = edit(Some(&text), &want(), &|_| true).unwrap().map_or(text, |e| e.text);
         let off = disable(&on).unwrap();
         prop_assert_eq!(others(&off), others(&on));
         prop_assert_eq!(disable(&off), None);
-        prop_assert!(evidence(&off, "/tmp").unwrap().iter().all(|e| e.disabled));
+        prop_assert!(evidence(&off, "/tmp").iter().all(|e| e.disabled));
         let again = edit(Some(&off), &want(), &|_| false).unwrap().unwrap().text;
         // But for the end of an unfinished last line of ours.
         prop_assert_eq!(again.trim_end(), on.trim_end());

@@ -1,12 +1,15 @@
 //! The decision table, from the top.
 
-use super::build::{self, Make};
+use super::build;
 use super::device::Device;
 use super::evidence;
+use super::make::{self, Make};
 use super::set::Set;
-use super::usable::{drives_are_there, drives_are_usable, target_is_free, target_is_suitable};
+use super::usable::{
+    drives_are_there, drives_are_usable, kernel_can_stage, target_is_free, target_is_suitable,
+};
 use super::words::{Judgement, content_in_words, refuse, who};
-use super::{Outcome, Plan, Reason};
+use super::{Outcome, Plan, Reason, Step};
 use crate::config::{Config, UnknownData};
 use crate::observe::mounts::topmost;
 use crate::observe::{Array, Content, Drive, Filesystem, Inventory};
@@ -27,6 +30,7 @@ pub fn plan(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
     if inventory.drives.is_empty() {
         return Ok(build::absent());
     }
+    kernel_can_stage(inventory)?;
     drives_are_usable(inventory)?;
     judge(inventory, config)
 }
@@ -47,7 +51,7 @@ fn judge(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
     match Set::of(inventory) {
         Ok(None) => without_set(inventory, config),
         Ok(Some(set)) => with_set(inventory, config, &set),
-        Err(_) if config.wipe_foreign => build::make(inventory, config, Make::wiping(everything(inventory))),
+        Err(_) if config.wipe_foreign => make::make(inventory, config, Make::wiping(everything(inventory))),
         Err(refusal) => Err(refusal),
     }
 }
@@ -61,7 +65,7 @@ fn everything(inventory: &Inventory) -> Vec<&Drive> {
 ///
 /// Its filesystem, where it is there, is mounted and not made again: mkfs makes it recognisable with its last write, and
 /// somebody else may have mounted it since (systemd by fstab, which names the same UUID when a stripe is rebuilt; an
-/// operator). What the kernel cannot show yet, an array that does not run, is looked into first, for the same reason.
+/// operator). A half-made one can have been mounted by nobody. What the kernel cannot show yet, an array that does not run, is looked into first, for the same reason.
 fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> {
     let Some(intent) = &inventory.intent else { return Ok(None) };
     if !intent.names_exactly(inventory.drives.iter().map(|d| d.serial.as_str())) {
@@ -88,7 +92,7 @@ fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> 
     let left_on_drive = |drive: &Drive| match &drive.content {
         Content::Blank | Content::Unknown => true,
         Content::Member(member) => Some(member.set_uuid) == intent.array_uuid,
-        Content::Filesystem(fs) => intent.array_uuid.is_none() && its(fs),
+        Content::Filesystem(fs) | Content::HalfMade(fs) => intent.array_uuid.is_none() && its(fs),
         _ => false,
     };
     if !inventory.drives.iter().all(left_on_drive) {
@@ -110,9 +114,10 @@ fn by_intent(inventory: &Inventory, config: &Config) -> Judgement<Option<Plan>> 
         Some((device, Content::Filesystem(fs))) if its(fs) && !config.wipe_foreign => {
             build::finish(inventory, config, device, fs).map(Some)
         }
-        Some((_, Content::Filesystem(fs))) if !its(fs) => Ok(None),
-        None | Some((_, Content::Blank | Content::Unknown | Content::Filesystem(_))) => {
-            build::make(inventory, config, Make::finishing(inventory, intent)).map(Some)
+        Some((_, Content::Filesystem(fs) | Content::HalfMade(fs))) if !its(fs) => Ok(None),
+        None
+        | Some((_, Content::Blank | Content::Unknown | Content::Filesystem(_) | Content::HalfMade(_))) => {
+            make::make(inventory, config, Make::finishing(inventory, intent)).map(Some)
         }
         Some(_) => Ok(None),
     }
@@ -130,10 +135,10 @@ fn without_set(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
         .filter(|d| !(d.content == Content::Blank || (unknown && d.content == Content::Unknown)))
         .collect();
     if odd.is_empty() {
-        return build::make(inventory, config, Make::over_unknown(inventory));
+        return make::make(inventory, config, Make::over_unknown(inventory));
     }
     if config.wipe_foreign {
-        return build::make(inventory, config, Make::wiping(everything(inventory)));
+        return make::make(inventory, config, Make::wiping(everything(inventory)));
     }
     foreign(odd.iter().map(|d| (who(d), &d.content)).collect())
 }
@@ -151,7 +156,7 @@ fn with_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan
     let ours = evidence::of_set(inventory, config, set.uuid);
     // A member of our own set that is away is no foreign signature.
     if config.wipe_foreign && !(drives < wanted && ours.is_some()) {
-        return build::make(inventory, config, Make::wiping(everything(inventory)));
+        return make::make(inventory, config, Make::wiping(everything(inventory)));
     }
     if drives < wanted {
         let mut found = vec![format!("{}, only {drives} drives are here", set.describe())];
@@ -164,7 +169,7 @@ fn with_set(inventory: &Inventory, config: &Config, set: &Set) -> Judgement<Plan
     }
     if odd.is_empty() && drives == wanted && set.first.level == 0 {
         if let Some(why) = ours {
-            return build::make(inventory, config, Make::rebuilding(set, why));
+            return make::make(inventory, config, Make::rebuilding(set, why));
         }
         let mut found = vec![set.describe()];
         found.extend(roles(inventory, set));
@@ -210,7 +215,7 @@ fn refuse_or_wipe_around(
     odd: &[&Drive],
 ) -> Judgement<Plan> {
     if config.wipe_foreign {
-        return build::make(inventory, config, Make::wiping(everything(inventory)));
+        return make::make(inventory, config, Make::wiping(everything(inventory)));
     }
     let set_line = set.describe();
     let mut found = vec![set_line];
@@ -247,13 +252,13 @@ fn on_device(
     drives: Vec<&Drive>,
 ) -> Judgement<Plan> {
     match content {
-        Content::Blank => build::make(inventory, config, Make::creating()),
+        Content::Blank => make::make(inventory, config, Make::creating()),
         Content::Unknown if unknown_is_licensed(inventory, config) => {
-            build::make(inventory, config, Make::over_unknown(inventory))
+            make::make(inventory, config, Make::over_unknown(inventory))
         }
         Content::Filesystem(fs) => match evidence::of_filesystem(inventory, config, fs, device.carrier()) {
             Some(why) => build::adopt(inventory, config, device, fs, why),
-            None if config.wipe_foreign => build::make(inventory, config, Make::wiping(drives)),
+            None if config.wipe_foreign => make::make(inventory, config, Make::wiping(drives)),
             None => foreign_filesystem(inventory, config, device, fs),
         },
         Content::Unreadable { error } => refuse(
@@ -261,7 +266,7 @@ fn on_device(
             vec![format!("{} cannot be read: {error}", device.path.display())],
             "The kernel log has the details.",
         ),
-        _ if config.wipe_foreign => build::make(inventory, config, Make::wiping(drives)),
+        _ if config.wipe_foreign => make::make(inventory, config, Make::wiping(drives)),
         content => foreign(vec![(device.in_words(), content)]),
     }
 }
@@ -307,6 +312,12 @@ fn foreign(found: Vec<(String, &Content)>) -> Judgement<Plan> {
 }
 
 impl Plan {
+    /// Steps, and nothing else to be said or promised.
+    pub fn of(outcome: Outcome, steps: Vec<Step>) -> Plan {
+        let (notes, problems) = (Vec::new(), Vec::new());
+        Plan { outcome, steps, look_again: false, notes, problems, promise: None }
+    }
+
     /// True where nothing would change.
     pub fn is_idle(&self) -> bool {
         self.steps.is_empty() && matches!(self.outcome, Outcome::Keep | Outcome::Absent)

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::intent::Identity;
 use crate::observe::{Filesystem, Inventory};
 use crate::persist::fstab::{self, Entry, Source};
 use crate::persist::mdadm_conf;
@@ -39,9 +40,10 @@ pub fn of_filesystem(inventory: &Inventory, config: &Config, fs: &Filesystem, on
 }
 
 /// The fstab line that puts this very filesystem at another place than the target. Device nodes do not count: their
-/// numbers move, and `/dev/nvme1n1` at /data may well be an EBS volume.
+/// numbers move, and `/dev/nvme1n1` at /data may well be an EBS volume. A malformed line counts: nobody mounts by it, but
+/// in doubt it is somebody's data.
 pub fn elsewhere(inventory: &Inventory, config: &Config, fs: &Filesystem, on: Carrier) -> Option<Entry> {
-    let entries = fstab::parse(inventory.files.fstab.as_deref().unwrap_or_default()).unwrap_or_default();
+    let entries = fstab::meant(inventory.files.fstab.as_deref().unwrap_or_default());
     entries.into_iter().find(|entry| {
         let certain = !matches!(entry.source(), Source::Kernel(_) | Source::MdName(_));
         certain && !entry.is_at(&config.target) && names(entry, fs, on)
@@ -74,9 +76,9 @@ pub fn names_carrier(entry: &Entry, on: Carrier) -> bool {
     }
 }
 
-/// Lines that mount something at the target; none where fstab does not parse (that is refused elsewhere).
+/// Lines that mount something at the target.
 pub fn fstab_lines(inventory: &Inventory, config: &Config) -> Vec<Entry> {
-    fstab::evidence(inventory.files.fstab.as_deref().unwrap_or_default(), &config.target).unwrap_or_default()
+    fstab::evidence(inventory.files.fstab.as_deref().unwrap_or_default(), &config.target)
 }
 
 /// Why an md set of which members are gone may be made anew; none where it may not.
@@ -97,6 +99,12 @@ pub fn of_set(inventory: &Inventory, config: &Config, set: Uuid) -> Option<Strin
     });
     (at_target && lines.iter().any(|l| l.uuid == Some(set)))
         .then(|| format!("mdadm.conf names the set and fstab mounts an array at {}", config.target))
+}
+
+/// The intent of a run that was killed while it wiped these drives: it says which UUIDs were meant, and licenses nothing.
+pub fn begun_wiping<'a>(inventory: &'a Inventory, config: &Config) -> Option<&'a Identity> {
+    let these = |i: &&Identity| i.names_exactly(inventory.drives.iter().map(|d| d.serial.as_str()));
+    inventory.intent.as_ref().filter(these).filter(|i| i.wiping && i.target == config.target)
 }
 
 /// The filesystem UUID that our fstab line, or our record, already names for the target. A rebuild reuses it:

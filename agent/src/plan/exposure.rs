@@ -62,6 +62,7 @@ pub fn record_set(inventory: &Inventory, promise: &Promise) -> Option<Step> {
         fs_uuid: Uuid::try_parse(&promise.fs_uuid).ok()?,
         filesystem: promise.filesystem.clone(),
         target: promise.target.clone(),
+        wiping: false,
     };
     (inventory.record.as_ref() != Some(&record)).then_some(Step::RecordSet { record })
 }

@@ -8,21 +8,45 @@ use crate::config::{Config, Tmpfiles};
 use crate::observe::{Filesystem, Inventory};
 use crate::persist::fstab::{self, Entry};
 use crate::persist::mdadm_conf::{self, ArrayLine};
-use crate::persist::{FSTAB_PATH, Problem, tmpfiles};
+use crate::persist::{Edited, FSTAB_PATH, Problem, tmpfiles};
+
+/// What is to be written, and what cannot be.
+pub struct Persistence {
+    pub steps: Vec<Step>,
+    /// Why fstab is left as it is: a malformed line. No reason to keep a filesystem that is there from its users, but one
+    /// not to make a filesystem.
+    pub fstab_left: Option<Refusal>,
+}
+
+impl Persistence {
+    /// For what is to be made: nothing may be in the way.
+    ///
+    /// # Errors
+    /// fstab would have to be left as it is.
+    pub fn whole(self) -> Result<Vec<Step>, Refusal> {
+        self.fstab_left.map_or(Ok(self.steps), Err)
+    }
+
+    /// For what is there: the steps, and what then is not in order.
+    pub fn possible(self) -> (Vec<Step>, Vec<String>) {
+        let left = |r: Refusal| format!("{}, so the file is left as it is. {}", r.found.join("; "), r.next);
+        (self.steps, self.fstab_left.map(left).into_iter().collect())
+    }
+}
 
 /// Steps for fstab, mdadm.conf and tmpfiles.d, as far as they are not in order.
 ///
 /// # Errors
-/// A malformed line, or somebody else's line that says the opposite.
-pub fn persist(inventory: &Inventory, config: &Config, promise: &Promise) -> Result<Vec<Step>, Refusal> {
+/// A malformed line elsewhere than in fstab, or somebody else's line that says the opposite.
+pub fn persist(inventory: &Inventory, config: &Config, promise: &Promise) -> Result<Persistence, Refusal> {
     let mut steps = Vec::new();
     steps.extend(mdadm_conf_step(inventory, promise)?);
-    let fstab = fstab_step(inventory, config, promise)?;
+    let (fstab, fstab_left) = fstab_step(inventory, config, promise)?;
     let reload = fstab.is_some() && inventory.host.systemd;
     steps.extend(fstab);
     steps.extend(tmpfiles_step(inventory, config)?);
     steps.extend(reload.then_some(Step::ReloadSystemd));
-    Ok(steps)
+    Ok(Persistence { steps, fstab_left })
 }
 
 fn problem(reason: Reason, path: &str, problem: &Problem) -> Refusal {
@@ -33,7 +57,11 @@ fn problem(reason: Reason, path: &str, problem: &Problem) -> Refusal {
     }
 }
 
-fn fstab_step(inventory: &Inventory, config: &Config, promise: &Promise) -> Result<Option<Step>, Refusal> {
+fn fstab_step(
+    inventory: &Inventory,
+    config: &Config,
+    promise: &Promise,
+) -> Result<(Option<Step>, Option<Refusal>), Refusal> {
     let want = fstab::Line {
         uuid: promise.fs_uuid.clone(),
         target: promise.target.clone(),
@@ -57,9 +85,22 @@ fn fstab_step(inventory: &Inventory, config: &Config, promise: &Promise) -> Resu
         _ => false,
     };
     let ours = |entry: &Entry| evidence::names(entry, &fs, carrier) && !anothers(entry);
-    let edited = fstab::edit(inventory.files.fstab.as_deref(), &want, &ours)
-        .map_err(|p| problem(Reason::FstabConflict, FSTAB_PATH, &p))?;
-    Ok(edited.map(|e| Step::Fstab { path: FSTAB_PATH.into(), text: e.text, change: e.change }))
+    let text = inventory.files.fstab.as_deref();
+    let refusal = |p: &Problem| problem(Reason::FstabConflict, FSTAB_PATH, p);
+    match fstab::edit(text, &want, &ours) {
+        Ok(edited) => {
+            let step = |e: Edited| Step::Fstab { path: FSTAB_PATH.into(), text: e.text, change: e.change };
+            Ok((edited.map(step), None))
+        }
+        // The malformed line must not hide that another puts something else at the target.
+        Err(malformed @ Problem::Malformed { .. }) => {
+            match fstab::conflict(text.unwrap_or_default(), &want, &ours) {
+                Some(conflict) => Err(refusal(&conflict)),
+                None => Ok((None, Some(refusal(&malformed)))),
+            }
+        }
+        Err(conflict) => Err(refusal(&conflict)),
+    }
 }
 
 /// Only where mdadm is installed or the file exists: a new file would otherwise only wake mdmonitor.

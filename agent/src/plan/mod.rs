@@ -6,8 +6,10 @@
 //! |---|---|
 //! | target is a file, a symlink, or mounted from something that is not ours | refuse |
 //! | target mounted from our array or drive | keep: repair persistence, options, directories |
+//! | fstab has a malformed line, and nothing is to be made | fstab is left as it is: `degraded`; else refuse |
 //! | a PCI function without a live controller, fewer drives than `expect_drives` | drive missing |
 //! | no drive | `absent`, nothing written |
+//! | a kernel before 5.2 | refuse: it could make the filesystem, but not put it in place |
 //! | a drive in use, read-only or unreadable | refuse, also under `--wipe-foreign` |
 //! | an intent record names exactly these drives, and nothing else is on them | redo the job with its UUIDs |
 //! | all blank (or unknown data that the policy takes for blank) | create |
@@ -26,6 +28,7 @@ mod device;
 mod evidence;
 mod exposure;
 mod files;
+mod make;
 mod set;
 mod step;
 #[cfg(test)]
@@ -47,6 +50,9 @@ pub struct Plan {
     pub look_again: bool,
     /// Said aloud (journal, state file): a rebuild, files that get hidden, ...
     pub notes: Vec<String>,
+    /// What will not be in order after these steps, a sentence each: the state is then `degraded`.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// What verify will demand; none where there is nothing to verify (absent).
     pub promise: Option<Promise>,
 }
@@ -131,6 +137,8 @@ pub enum Reason {
     TargetUnsuitable,
     /// mkfs for the configured filesystem is not installed.
     MkfsMissing,
+    /// The kernel is older than what putting a mount in place needs.
+    KernelTooOld,
 }
 
 impl Reason {

@@ -146,12 +146,9 @@ impl fmt::Display for Step {
         match self {
             Step::DropStaleIntent => write!(f, "remove the intent record of other drives"),
             Step::RecordIntent { intent } => {
-                write!(
-                    f,
-                    "record the intent: filesystem {} on {} drive(s)",
-                    intent.fs_uuid,
-                    intent.serials.len()
-                )
+                let when = if intent.wiping { ", which are wiped first" } else { "" };
+                let drives = intent.serials.len();
+                write!(f, "record the intent: filesystem {} on {drives} drive(s){when}", intent.fs_uuid)
             }
             Step::Wipe { devices, why } => write!(f, "wipe {}: {why}", names(devices)),
             Step::StopArray { array } => write!(f, "stop {}", array.display()),

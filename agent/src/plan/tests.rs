@@ -70,7 +70,7 @@ pub(super) fn foreign(signature: &str) -> Content {
 pub(super) fn array(name: &str, state: &str, members: u32, content: Content) -> Array {
     Array {
         name: name.into(),
-        dev: DevNum { major: 9, minor: 0 },
+        dev: DevNum { major: 9, minor: name[2..].parse().unwrap_or(0) },
         level: "raid0".into(),
         state: state.into(),
         raid_disks: members,
@@ -117,6 +117,7 @@ pub(super) fn identity(serials: &[&str], array_uuid: Option<Uuid>) -> Identity {
         fs_uuid: FS,
         filesystem: "ext4".into(),
         target: "/tmp".into(),
+        wiping: false,
     }
 }
 

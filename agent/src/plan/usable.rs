@@ -59,6 +59,23 @@ pub fn drives_are_there(inventory: &Inventory, config: &Config) -> Judgement<()>
     Ok(())
 }
 
+/// Whatever is found, its filesystem is to be mounted out of sight and moved: fsopen(2), fsmount(2), move_mount(2), since
+/// Linux 5.2. A kernel that does not say its version is left to find out.
+pub fn kernel_can_stage(inventory: &Inventory) -> Judgement<()> {
+    const NEEDED: (u32, u32) = (5, 2);
+    match inventory.host.kernel_version() {
+        Some(version) if version < NEEDED => refuse(
+            Reason::KernelTooOld,
+            vec![format!(
+                "the kernel is {}; expected {}.{} or later, for fsopen(2) and move_mount(2)",
+                inventory.host.kernel, NEEDED.0, NEEDED.1
+            )],
+            "Boot a newer kernel, or an image with one: every EKS image has 5.10 or later.",
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// The array that holds a drive, where it is one of our candidates only and thus may be judged by what is on it.
 pub fn own_array<'a>(inventory: &'a Inventory, name: &str) -> Option<&'a Array> {
     let array = inventory.arrays.iter().find(|a| a.name == name)?;

@@ -25,6 +25,9 @@ pub fn content_in_words(content: &Content) -> String {
             fs.uuid,
             fs.label.as_ref().map(|l| format!(", label `{l}`")).unwrap_or_default()
         ),
+        Content::HalfMade(fs) => {
+            format!("an {} filesystem that mkfs did not finish, UUID {}", fs.kind, fs.uuid)
+        }
         Content::Foreign { signature } => format!("the signature `{signature}`"),
         Content::Unreadable { error } => format!("a read error: {error}"),
         Content::Unexamined => "unexamined content".into(),

@@ -126,7 +126,7 @@ pub fn judge(inventory: &Inventory, licence: &Licence) -> Result<Work, Vec<Strin
     let mut problems = Vec::new();
 
     let carries_ours = |content: &Content| match content {
-        Content::Filesystem(found) => licence.has_filesystem(&found.uuid),
+        Content::Filesystem(found) | Content::HalfMade(found) => licence.has_filesystem(&found.uuid),
         _ => false,
     };
     let arrays: Vec<_> = inventory
@@ -140,7 +140,7 @@ pub fn judge(inventory: &Inventory, licence: &Licence) -> Result<Work, Vec<Strin
 
     for array in &arrays {
         let what = match &array.content {
-            Content::Filesystem(found) if !licence.has_filesystem(&found.uuid) => {
+            Content::Filesystem(found) | Content::HalfMade(found) if !licence.has_filesystem(&found.uuid) => {
                 format!("{} filesystem {}", found.kind, found.uuid)
             }
             Content::Foreign { signature } => signature.clone(),
@@ -159,7 +159,7 @@ pub fn judge(inventory: &Inventory, licence: &Licence) -> Result<Work, Vec<Strin
     for drive in &inventory.drives {
         let expect = match &drive.content {
             Content::Member(member) if sets.contains(&member.set_uuid) => Expect::Set(member.set_uuid),
-            Content::Filesystem(found) if licence.has_filesystem(&found.uuid) => {
+            Content::Filesystem(found) | Content::HalfMade(found) if licence.has_filesystem(&found.uuid) => {
                 Expect::Filesystem { kind: found.kind.clone(), uuid: found.uuid.clone() }
             }
             Content::Unreadable { error } => {

@@ -35,6 +35,18 @@ fn mount(dev: DevNum, at: &str, source: &str) -> Mount {
     }
 }
 
+#[test]
+fn what_an_interrupted_mkfs_left_is_ours_as_the_whole_would_be() {
+    let half_made = |uuid: &str| {
+        let found = Filesystem { kind: "xfs".into(), uuid: uuid.into(), label: None };
+        Inventory { drives: vec![drive(1, Content::HalfMade(found))], ..Inventory::default() }
+    };
+    let licence = Licence { filesystems: [FS.to_owned()].into(), ..Licence::default() };
+    let expect = Expect::Filesystem { kind: "xfs".into(), uuid: FS.into() };
+    assert_eq!(judge(&half_made(FS), &licence).unwrap().wipe[0].1, expect);
+    assert!(judge(&half_made("ffff"), &licence).unwrap().is_empty());
+}
+
 /// A node as setup leaves it: two drives, /dev/md0 on /tmp, our lines.
 pub(in crate::teardown) fn node() -> Inventory {
     let md = DevNum { major: 9, minor: 0 };
@@ -74,6 +86,7 @@ pub(in crate::teardown) fn node() -> Inventory {
             fs_uuid: Uuid::parse_str(FS).unwrap(),
             filesystem: "ext4".into(),
             target: "/tmp".into(),
+            wiping: false,
         }),
         ..Inventory::default()
     }

@@ -39,7 +39,7 @@ const EDITS: &[(&str, &str, &str)] = &[
         "# one\n\n\t<root>\n  # two\nproc\t/proc\tproc\tdefaults\t0\t0\n",
         "# one\n\n\t<root>\n  # two\nproc\t/proc\tproc\tdefaults\t0\t0\n<ours>\n",
     ),
-    ("no final newline", "<root>\n# end", "<root>\n# end\n<ours>\n"),
+    ("no final newline", "<root>\n# end", "<root>\n<ours>\n# end"),
     ("old script's line", "<root>\n<old>\n# end\n", "<root>\n# nvme-agent: replaced: <old>\n<ours>\n# end\n"),
     (
         "old script's line, by every run of it",
@@ -127,7 +127,7 @@ fn edited(ctx: &Ctx) -> Result<()> {
     })
 }
 
-/// Nothing is destroyed, and fstab stays byte for byte, where a line is malformed or puts something else at the target.
+/// Nothing is made, and fstab stays byte for byte, where a line is malformed or puts something else at the target.
 fn refused(ctx: &Ctx) -> Result<()> {
     const LINES: &[(&str, &[&str])] = &[
         ("just-one-word", &["line 3", "malformed", "just-one-word"]),
@@ -160,13 +160,25 @@ fn refused(ctx: &Ctx) -> Result<()> {
             }
         }
         kit::reset(vm)?;
-        // On a node that is set up the mount stays, too, and so does the file.
+        // On a node that is set up the mount stays, or is made; the file stays as it is, our line in force, and it is said.
         vm.ok("nvme-agent setup; echo kept > /tmp/file; echo broken >> /etc/fstab")?;
         let before = files(vm, "/etc")?;
-        let line = vm.ok("wc -l < /etc/fstab")?;
-        refuses(vm, "nvme-agent setup", 3, &["FstabConflict", &format!("line {}", line.trim()), "broken"])?;
-        let changed = differences(&before, &files(vm, "/etc")?);
-        ensure!(changed.is_empty() && vm.ok("cat /tmp/file")? == "kept", "{changed:#?}");
+        let line = format!("line {}", vm.ok("wc -l < /etc/fstab")?.trim());
+        for (what, first) in
+            [("by hand", "true"), ("at boot", "true"), ("not mounted", "umount /tmp"), ("again", "true")]
+        {
+            let trigger = if what == "at boot" { "boot" } else { "hand" };
+            let said = vm.ok(&format!("{first}; nvme-agent setup --trigger {trigger}"))?;
+            let state = state_is(vm, "degraded", "Incomplete")?;
+            let message = state["message"].as_str().unwrap_or_default();
+            ensure!(
+                message.contains(&line) && message.contains("broken") && said.contains(&line),
+                "{what}: {state:#}"
+            );
+            let changed = differences(&before, &files(vm, "/etc")?);
+            ensure!(changed.is_empty() && vm.ok("cat /tmp/file")? == "kept", "{what}: {changed:#?}");
+        }
+        vm.fails(10, "nvme-agent status")?;
         vm.ok("sed -i '$d' /etc/fstab; nvme-agent setup")?;
         ensure_ready(vm, "/tmp", "ext4", 2)?;
         Ok(())

@@ -1,5 +1,7 @@
 //! Our line in fstab: wanted, put in, put out of force, taken out.
 
+use std::path::Path;
+
 use super::{DISABLED, Entry, OWNER_OPTION, Source, disabled_entry, parse, parse_line};
 use crate::persist::lines::{self, Line as Physical, Output};
 use crate::persist::{Edited, Problem, quote};
@@ -98,13 +100,8 @@ pub fn edit(
     for line in lines::split(text) {
         let role = match role(line)? {
             Role::TakenOver(entry) if !entry.is_at(&want.target) => Role::Other,
-            Role::TakenOver(entry) => {
-                let same =
-                    matches!(entry.source(), Source::Uuid(uuid) if uuid.eq_ignore_ascii_case(&want.uuid));
-                if !same && !ours(&entry) {
-                    return Err(conflict(&entry, &want.target));
-                }
-                Role::TakenOver(entry)
+            Role::TakenOver(entry) if !may_be_replaced(&entry, want, ours) => {
+                return Err(in_the_way(&entry, &want.target));
             }
             role => role,
         };
@@ -112,16 +109,27 @@ pub fn edit(
     }
 
     // Where our line goes: where it stands in force and right, else where one of ours is or was, else where the
-    // line was that it replaces, else at the end.
+    // line was that it replaces, else at the end: before a last line that has no newline, so that nothing of the file
+    // has to be finished, and taking ours out gives it back byte for byte.
     let find = |test: &dyn Fn(&Role) -> bool| rows.iter().position(|(_, role)| test(role));
     let place = find(&|r| matches!(r, Role::Owned(e) if !e.disabled && want.is_said_by(e)))
         .or_else(|| find(&|r| matches!(r, Role::Owned(_))))
         .or_else(|| find(&|r| matches!(r, Role::TakenOver(_))));
 
+    let before = rows.last().filter(|_| place.is_none()).and_then(|(line, role)| {
+        let unfinished = !line.ending.ends_with('\n') && matches!(role, Role::Other);
+        (unfinished && !mounts_above(*line, &want.target)).then_some(rows.len() - 1)
+    });
+
     let wanted = want.render();
+    let added = format!("a line for UUID={} at {} is added", want.uuid, want.target);
     let mut changes = Vec::new();
     let mut out = Output::new(lines::style(text));
     for (index, (line, role)) in rows.iter().enumerate() {
+        if before == Some(index) {
+            changes.push(added.clone());
+            out.own(&wanted, "");
+        }
         match role {
             Role::Other => out.keep(*line),
             Role::TakenOver(entry) => {
@@ -143,8 +151,8 @@ pub fn edit(
             }
         }
     }
-    if place.is_none() {
-        changes.push(format!("a line for UUID={} at {} is added", want.uuid, want.target));
+    if place.is_none() && before.is_none() {
+        changes.push(added);
         out.own(&wanted, "");
     }
     if changes.is_empty() {
@@ -153,7 +161,30 @@ pub fn edit(
     Ok(Some(Edited { text: out.into_text(), change: changes.join("; ") }))
 }
 
-fn conflict(entry: &Entry, target: &str) -> Problem {
+/// True where `mount -a`, which goes by the order of the file, would cover what it has mounted at `target` before this
+/// line. The root is there before all of them.
+fn mounts_above(line: Physical<'_>, target: &str) -> bool {
+    let entry = parse_line(line).ok().flatten();
+    let is_place = |e: &Entry| e.vfstype != "swap" && e.file.starts_with('/') && !e.is_at("/");
+    entry.is_some_and(|e| is_place(&e) && Path::new(target).starts_with(&e.file))
+}
+
+fn may_be_replaced(entry: &Entry, want: &Line, ours: &dyn Fn(&Entry) -> bool) -> bool {
+    matches!(entry.source(), Source::Uuid(uuid) if uuid.eq_ignore_ascii_case(&want.uuid)) || ours(entry)
+}
+
+/// The first line that [`edit`] would refuse as a conflict, also in a file that it does not edit because of a malformed
+/// line.
+pub fn conflict(text: &str, want: &Line, ours: &dyn Fn(&Entry) -> bool) -> Option<Problem> {
+    lines::split(text).find_map(|line| match role(line) {
+        Ok(Role::TakenOver(entry)) if entry.is_at(&want.target) && !may_be_replaced(&entry, want, ours) => {
+            Some(in_the_way(&entry, &want.target))
+        }
+        _ => None,
+    })
+}
+
+fn in_the_way(entry: &Entry, target: &str) -> Problem {
     let why = if entry.vfstype == "tmpfs" {
         format!("it puts a tmpfs at {target}; take the line out, or choose another target")
     } else {
@@ -191,8 +222,8 @@ pub fn disable(text: &str) -> Option<String> {
 }
 
 /// fstab without any line of ours, in force or not; a line that was taken over stays a comment. `None` where
-/// there is none. Does not mind malformed lines elsewhere, as [`disable`]. The newline that the last line lacked, and
-/// got when ours was put after it, stays: that it was missing is not on record, and every reader takes both alike.
+/// there is none. Does not mind malformed lines elsewhere, as [`disable`]. Where ours had to go after a last line without
+/// a newline, the newline stays: that it was missing is not on record, and every reader takes both alike.
 pub fn remove(text: &str) -> Option<String> {
     let mut out = Output::new(lines::style(text));
     let mut changed = false;

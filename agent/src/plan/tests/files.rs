@@ -45,6 +45,67 @@ fn another_device_on_the_target_and_a_malformed_line_refuse_before_anything_is_m
     }
 }
 
+/// A node that is set up, by each way in which nothing is to be made.
+fn with_a_filesystem() -> [(Outcome, Inventory); 3] {
+    let adopted = running(2, "md0", filesystem(Some("nvme-tmp")));
+    let mut kept = adopted.clone();
+    kept.mounts.push(mount("/dev/md0", kept.arrays[0].dev, "/tmp", "ext4"));
+    let mut finished = running(2, "md0", filesystem(None));
+    finished.intent = Some(identity(&["AWS1", "AWS2"], Some(SET)));
+    [(Outcome::Keep, kept), (Outcome::Adopt, adopted), (Outcome::Finish, finished)]
+}
+
+#[test]
+fn a_malformed_line_does_not_keep_a_filesystem_from_its_users() {
+    for (outcome, mut inventory) in with_a_filesystem() {
+        inventory.files.fstab = Some("UUID=0aa0 / ext4 defaults 0 1\n\nnonsense\n".into());
+        let plan = planned(&inventory);
+        assert_eq!(plan.outcome, outcome);
+        let steps = names(&plan);
+        assert!(!steps.contains(&"fstab") && !steps.contains(&"reload-systemd"), "{steps:?}");
+        assert_eq!(steps.contains(&"expose"), outcome != Outcome::Keep);
+        let [problem] = plan.problems.as_slice() else { panic!("{:?}", plan.problems) };
+        assert!(problem.contains("/etc/fstab: line 3") && problem.contains("nonsense"), "{problem}");
+        // What the rest of the file says counts on.
+        inventory.files.fstab = Some("/dev/sdb /tmp xfs defaults 0 2\nnonsense\n".into());
+        let refusal = refused(&inventory);
+        assert_eq!(refusal.reason, Reason::FstabConflict);
+        assert!(refusal.to_string().contains("line 1"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_malformed_line_is_no_evidence_but_a_doubt() {
+    let with = |label, fstab: String| {
+        let mut inventory = running(2, "md0", filesystem(label));
+        inventory.files.fstab = Some(fstab);
+        inventory
+    };
+    let at = |place| format!("UUID={FS} {place} ext4 noatime, nofail 0 2\n");
+    assert_eq!(refused(&with(None, at("/tmp"))).reason, Reason::ForeignData);
+    let refusal = refused(&with(Some("nvme-tmp"), at("/data")));
+    assert!(refusal.to_string().contains("line 1, puts it at /data"), "{refusal}");
+    // A good line is evidence whatever the others are.
+    let good = format!("nonsense\nUUID={FS} /tmp ext4 defaults 0 2\n");
+    assert_eq!(planned(&with(None, good)).outcome, Outcome::Adopt);
+}
+
+proptest::proptest! {
+    #[test]
+    fn wherever_the_malformed_line_is_fstab_is_left_and_nothing_is_made(before in 0..5_usize, after in 0..5_usize) {
+        let text = format!("{}nonsense\n{}", "# a\n".repeat(before), "/dev/sdb /data xfs\n".repeat(after));
+        let line = format!("line {} is malformed", before + 1);
+        for (_, mut inventory) in with_a_filesystem() {
+            inventory.files.fstab = Some(text.clone());
+            let plan = planned(&inventory);
+            proptest::prop_assert!(!names(&plan).contains(&"fstab"));
+            proptest::prop_assert!(plan.problems[0].contains(&line));
+        }
+        let refusal = refused(&with_fstab(&[Content::Blank], &text));
+        proptest::prop_assert!(refusal.to_string().contains(&line));
+    }
+}
+
 #[test]
 fn a_line_for_another_running_array_is_not_the_old_scripts() {
     let mut inventory = with_fstab(&[Content::Blank, Content::Blank], "/dev/md0 /tmp ext4 defaults 0 2\n");

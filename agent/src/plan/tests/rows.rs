@@ -63,6 +63,44 @@ fn another_array_keeps_its_md0() {
     assert_eq!(plan.promise.unwrap().device, "md1");
 }
 
+/// What bringing the device up would refuse: the minor counts, not the name alone, and an array that is not `clear`.
+#[test]
+fn a_minor_that_is_taken_is_not_planned() {
+    let others = [
+        Array { name: "md_home".into(), ..array("md0", "clean", 0, Content::Unexamined) },
+        array("md0", "inactive", 0, Content::Unexamined),
+    ];
+    for other in others {
+        for contents in [[Content::Blank, Content::Blank], [member(0, 2), member(1, 2)]] {
+            let mut inventory = machine(&contents);
+            inventory.arrays.push(Array { uuid: None, ..other.clone() });
+            let plan = planned(&inventory);
+            let named = plan.steps.iter().find_map(|s| match s {
+                Step::CreateArray { array, .. } | Step::AssembleArray { array, .. } => Some(array.as_path()),
+                _ => None,
+            });
+            assert_eq!(named, Some(std::path::Path::new("/dev/md1")));
+        }
+    }
+}
+
+/// `md01` is a name that the kernel does not make.
+#[test]
+fn a_set_gets_the_name_that_it_carries_where_that_is_one() {
+    for (carried, expected) in
+        [("any:md7", "/dev/md7"), ("host:md01", "/dev/md0"), ("md1000", "/dev/md0"), ("data", "/dev/md0")]
+    {
+        let contents = [member(0, 2), member(1, 2)].map(|content| {
+            let Content::Member(mut m) = content else { unreachable!() };
+            m.set_name = carried.into();
+            Content::Member(m)
+        });
+        let plan = planned(&machine(&contents));
+        let Some(Step::AssembleArray { array, .. }) = plan.steps.first() else { panic!("{:?}", plan.steps) };
+        assert_eq!(array, std::path::Path::new(expected), "{carried}");
+    }
+}
+
 #[test]
 fn unknown_data_is_blank_in_the_first_boot_only() {
     for contents in [vec![Content::Unknown], vec![Content::Blank, Content::Unknown]] {
@@ -150,7 +188,7 @@ fn inconsistent_sets_are_refused() {
     for inventory in cases {
         assert_eq!(refused(&inventory).reason, Reason::ArrayInconsistent);
         let wiped = plan(&inventory, &wiping()).unwrap();
-        assert_eq!(names(&wiped)[..3], ["record-intent", "wipe", "create-array"]);
+        assert_eq!(names(&wiped)[..4], ["record-intent", "wipe", "record-intent", "create-array"]);
     }
 }
 
@@ -241,7 +279,8 @@ fn foreign_signatures_are_refused_by_device_and_name_and_wiped_on_demand() {
     let array = running(2, "md0", foreign("LVM2_member"));
     assert!(refused(&array).to_string().contains("LVM2_member"));
     let plan = plan(&array, &wiping()).unwrap();
-    assert_eq!(names(&plan)[..4], ["record-intent", "stop-array", "wipe", "create-array"]);
+    let expected = ["record-intent", "stop-array", "wipe", "record-intent", "create-array"];
+    assert_eq!(names(&plan)[..5], expected);
 }
 
 #[test]
@@ -335,6 +374,47 @@ fn an_interrupted_runs_filesystem_is_mounted_and_never_made_again() {
     }
 }
 
+/// blkid takes it for whole, and the UUID is the intent's; but nobody can have mounted it.
+#[test]
+fn a_half_made_filesystem_is_made_again_by_the_intent_and_by_nothing_else() {
+    let half_made = |uuid: Uuid| {
+        Content::HalfMade(Filesystem {
+            kind: "xfs".into(),
+            uuid: uuid.to_string(),
+            label: Some("nvme-tmp".into()),
+        })
+    };
+    let machines = |content: Content| {
+        [machine(std::slice::from_ref(&content)), running(2, "md0", content)].map(|inventory| {
+            let set = (inventory.drives.len() > 1).then_some(SET);
+            let serials: Vec<&str> = ["AWS1", "AWS2"][..inventory.drives.len()].to_vec();
+            let intent = identity(&serials, set);
+            (inventory, intent)
+        })
+    };
+    for (mut inventory, intent) in machines(half_made(FS)) {
+        assert_eq!(plan(&inventory, &wiping()).unwrap().outcome, Outcome::Create);
+        // Neither our label nor fstab make it whole.
+        inventory.files.fstab = Some(format!("UUID={FS} /tmp xfs defaults 0 0\n"));
+        for adopt in [false, true] {
+            let config = Config { adopt, ..Config::default() };
+            let refusal = plan(&inventory, &config).unwrap_err();
+            assert_eq!(refusal.reason, Reason::ForeignData);
+            assert!(refusal.to_string().contains("did not finish"), "{refusal}");
+        }
+        inventory.intent = Some(intent);
+        inventory.files.fstab = None;
+        let plan = planned(&inventory);
+        assert_eq!((plan.outcome, made(&plan).1), (Outcome::Finish, Some(FS)));
+        let lazy = plan.steps.iter().any(|s| matches!(s, Step::MakeFilesystem { blank: true, .. }));
+        assert!(!lazy);
+    }
+    for (mut inventory, intent) in machines(half_made(Uuid::from_u128(9))) {
+        inventory.intent = Some(intent);
+        assert_eq!(refused(&inventory).reason, Reason::ForeignData, "somebody else's mkfs");
+    }
+}
+
 /// What is on an array that does not run is anybody's guess: our half-made one may carry a filesystem by now.
 #[test]
 fn an_interrupted_runs_array_is_looked_into_before_anything_is_written() {
@@ -361,6 +441,56 @@ fn an_intent_goes_when_its_filesystem_is_mounted_at_the_target() {
     inventory.mounts.push(mount("/dev/md0", inventory.arrays[0].dev, "/tmp", "ext4"));
     inventory.intent = Some(identity(&["AWS1", "AWS2"], Some(SET)));
     assert!(names(&planned(&inventory)).contains(&"clear-intent"));
+}
+
+fn intents<'a>(plan: &'a Plan) -> Vec<&'a Identity> {
+    let intent = |step: &'a Step| match step {
+        Step::RecordIntent { intent } => Some(intent),
+        _ => None,
+    };
+    plan.steps.iter().filter_map(intent).collect()
+}
+
+#[test]
+fn a_wipe_that_was_killed_goes_on_with_its_uuids() {
+    let before = [foreign("gpt"), member(0, 2), filesystem(None), Content::Unknown];
+    for (one, two) in before.iter().flat_map(|a| before.iter().map(move |b| (a, b))) {
+        let first = plan(&machine(&[one.clone(), two.clone()]), &wiping());
+        // Unknown data alone is refused, or the policy's business.
+        let Ok(first) = first else { continue };
+        let [wiping_first, then] = intents(&first)[..] else { panic!("{:?}", names(&first)) };
+        assert!(wiping_first.wiping && !then.wiping);
+        assert_eq!(*then, Identity { wiping: false, ..wiping_first.clone() });
+        for (one, two) in [(one, two), (&Content::Blank, two), (one, &Content::Unknown)] {
+            let mut inventory = machine(&[one.clone(), two.clone()]);
+            inventory.intent = Some(wiping_first.clone());
+            inventory.fresh.array = Uuid::from_u128(0xaa);
+            inventory.fresh.filesystem = Uuid::from_u128(0xbb);
+            let again = plan(&inventory, &wiping()).unwrap();
+            assert_eq!(made(&again), made(&first), "{one:?} {two:?}");
+            // Not by itself, where a signature is left.
+            if [one, two].iter().any(|c| matches!(c, Content::Foreign { .. })) {
+                assert_eq!(refused(&inventory).reason, Reason::ForeignData);
+            }
+        }
+    }
+}
+
+/// Something may have been made with them, and lie below what is wiped now: found again, it would be taken for whole.
+#[test]
+fn a_wipe_uses_no_uuids_that_may_be_on_the_drives() {
+    let contents = [foreign("gpt"), member(0, 2)];
+    let cases = [
+        identity(&["AWS1", "AWS2"], Some(SET)),
+        Identity { wiping: true, target: "/data".into(), ..identity(&["AWS1", "AWS2"], Some(SET)) },
+        Identity { wiping: true, ..identity(&["AWS1", "AWS8", "AWS9"], Some(SET)) },
+    ];
+    for intent in cases {
+        let mut inventory = machine(&contents);
+        inventory.intent = Some(intent);
+        let plan = plan(&inventory, &wiping());
+        assert!(plan.as_ref().is_ok_and(|p| made(p).1 != Some(FS)) || plan.is_err());
+    }
 }
 
 #[test]
@@ -390,7 +520,7 @@ fn a_stale_intent_is_removed_and_an_incomplete_one_waits() {
 #[test]
 fn a_mounted_target_is_kept_and_never_made() {
     let mut inventory = running(2, "md127", filesystem(None));
-    inventory.mounts.push(mount("/dev/md127", DevNum { major: 9, minor: 0 }, "/tmp", "ext4"));
+    inventory.mounts.push(mount("/dev/md127", DevNum { major: 9, minor: 127 }, "/tmp", "ext4"));
     inventory.arrays[0].uses.push(Use::Mounted { at: "/tmp".into() });
     let plan = plan(&inventory, &wiping()).unwrap();
     assert_eq!(plan.outcome, Outcome::Keep);
@@ -441,6 +571,39 @@ fn no_mkfs_no_intent() {
     let refusal = refused(&inventory);
     assert_eq!(refusal.reason, Reason::MkfsMissing);
     assert!(refusal.to_string().contains("e2fsprogs"), "{refusal}");
+}
+
+/// Else it would be noticed when the filesystem has been made, and drives and intent were left so.
+#[test]
+fn a_kernel_that_cannot_put_a_mount_in_place_is_refused_before_anything_is_written() {
+    let machines = [
+        machine(&[Content::Blank]),
+        machine(&[member(0, 2), member(1, 2)]),
+        running(2, "md0", filesystem(Some("nvme-tmp"))),
+    ];
+    for mut inventory in machines {
+        for old in ["4.14.355-275.603.amzn2.x86_64", "5.1.21", "3.10.0"] {
+            inventory.host.kernel = old.into();
+            for config in [Config::default(), wiping()] {
+                let refusal = plan(&inventory, &config).unwrap_err();
+                assert_eq!(refusal.reason, Reason::KernelTooOld);
+                let text = refusal.to_string();
+                assert!(text.contains(old) && text.contains("expected 5.2"), "{text}");
+            }
+        }
+        for new in ["5.2.0", "5.10.1", "6.12.48-cloud", "10.0", "", "unknown"] {
+            inventory.host.kernel = new.into();
+            planned(&inventory);
+        }
+    }
+    // Nothing is to be put anywhere.
+    let mut absent = machine(&[]);
+    absent.host.kernel = "4.14.1".into();
+    assert_eq!(planned(&absent).outcome, Outcome::Absent);
+    let mut kept = running(2, "md0", filesystem(None));
+    kept.mounts.push(mount("/dev/md0", kept.arrays[0].dev, "/tmp", "ext4"));
+    kept.host.kernel = "4.14.1".into();
+    assert_eq!(planned(&kept).outcome, Outcome::Keep);
 }
 
 #[test]
