@@ -143,19 +143,29 @@ pub fn keep(inventory: &Inventory, config: &Config, mount: &Mount, device: &Devi
     if steps.is_empty() && inventory.intent.is_some() {
         steps.push(Step::ClearIntent);
     }
-    let has = |option: &String| mount.options.split(',').any(|o| o == option);
-    if !visible_options(config).iter().all(has) {
-        steps.push(Step::Remount { target: config.target.clone(), options: config.options() });
-    }
     let wrong_mode = config.target == "/tmp" && inventory.target.mode != Some(0o1777);
     let mode = wrong_mode.then_some(0o1777);
+    let promise = promise_of(device, fs, config, (config.target == "/tmp").then_some(0o1777));
+    let (persistence, problems) = persist(inventory, config, &promise)?.possible();
+    let corrected = persistence.iter().any(|step| matches!(step, Step::Fstab { .. }));
+    if options_differ(mount, config, corrected) {
+        steps.push(Step::Remount { target: config.target.clone(), options: config.options() });
+    }
     if mode.is_some() || !config.directories.is_empty() {
         let directories = config.directories.clone();
         steps.push(Step::Directories { target: config.target.clone(), mode, directories });
     }
-    let promise = promise_of(device, fs, config, (config.target == "/tmp").then_some(0o1777));
     steps.extend(record_set(inventory, &promise));
-    let (persistence, problems) = persist(inventory, config, &promise)?.possible();
     steps.extend(persistence);
     Ok(Plan { problems, promise: Some(promise), ..Plan::of(Outcome::Keep, steps) })
+}
+
+/// An option that is wanted is not there, or one that takes something from users and is wanted no more still is. The
+/// latter only where fstab had to be corrected: somebody may have hardened the mount by hand, and that is theirs.
+fn options_differ(mount: &Mount, config: &Config, corrected: bool) -> bool {
+    let wanted = visible_options(config);
+    let shows = |option: &str| mount.options.split(',').any(|o| o == option);
+    let left_over = |option: &str| shows(option) && !wanted.iter().any(|w| w == option);
+    !wanted.iter().all(|option| shows(option))
+        || corrected && ["nosuid", "nodev", "noexec"].into_iter().any(left_over)
 }

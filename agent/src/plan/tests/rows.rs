@@ -539,6 +539,22 @@ fn what_the_old_script_left_wrong_on_a_mounted_target_is_put_right() {
 }
 
 #[test]
+fn an_option_that_the_configuration_drops_goes_but_not_one_that_somebody_added_by_hand() {
+    let mut inventory = machine(&[filesystem(None)]);
+    let mut hardened = mount("/dev/nvme1n1", DevNum { major: 259, minor: 1 }, "/tmp", "ext4");
+    hardened.options = "rw,noatime,nosuid,nodev,noexec".into();
+    inventory.mounts.push(hardened);
+    inventory.target.mode = Some(0o1777);
+    let ours = |options: &str| {
+        format!("UUID={FS} /tmp ext4 {options},nofail,x-systemd.device-timeout=90s,x-nvme-agent 0 0\n")
+    };
+    inventory.files.fstab = Some(ours("noatime,nosuid,nodev"));
+    assert!(!names(&planned(&inventory)).contains(&"remount"));
+    inventory.files.fstab = Some(ours("noatime,nosuid,nodev,noexec"));
+    assert_eq!(names(&planned(&inventory))[0], "remount");
+}
+
+#[test]
 fn another_mount_at_the_target_is_refused_but_the_distributions_tmpfs_is_covered() {
     let dev = DevNum { major: 259, minor: 77 };
     let mut inventory = machine(&[Content::Blank]);
