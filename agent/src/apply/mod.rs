@@ -97,6 +97,9 @@ pub struct Context {
     /// Devices that udev has to look at when the holds are gone.
     touched: Vec<PathBuf>,
     staged: Option<Staged>,
+    /// Begun when the filesystem was there and waited for before it is exposed; then again when the array was let go,
+    /// and waited for before systemd reads fstab again.
+    settling: Option<uevents::Settling>,
     /// The target as it was when this run began to work on it.
     covered: Option<Place>,
     /// systemd has to read fstab again.
@@ -115,6 +118,7 @@ impl Context {
             marked: None,
             touched: Vec::new(),
             staged: None,
+            settling: None,
             covered: None,
             reload: false,
             times: Vec::new(),
@@ -136,15 +140,19 @@ impl Context {
         self.times.iter().filter_map(|t| t.error.as_ref().map(|e| format!("{}: {e}", t.step)))
     }
 
-    /// Has systemd read fstab again where that is due, and waits for it if told to. An error means `degraded`, not
-    /// `failed`.
+    /// Has systemd read fstab again where that is due, and waits for it if told to. To be called after verify, so that
+    /// udev has time for the array meanwhile: a line of fstab whose device systemd does not know yet has it unmount
+    /// what is there. An error means `degraded`, not `failed`.
     ///
     /// # Errors
-    /// Where systemd did not come to an end in time.
+    /// Where udev, or systemd, did not come to an end in time.
     pub fn finish(&mut self, wait: bool) -> Result<()> {
         self.release();
         if !std::mem::take(&mut self.reload) {
             return Ok(());
+        }
+        if let Some(settling) = self.settling.take() {
+            settling.wait(&self.root, uevents::TIME)?;
         }
         match systemd::request_reload(&self.root)? {
             Some(reload) if wait => reload.wait(systemd::RELOAD_TIME),

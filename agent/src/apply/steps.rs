@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::stage::{self, Place, Staged};
-use super::{Context, device, directories, hit, is_array, mkfs, systemd, uevents};
+use super::uevents::{self, Settling};
+use super::{Context, device, directories, hit, is_array, mkfs, systemd};
 use crate::config::FsKind;
 use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, Identity, RECORD_PATH};
@@ -72,6 +73,8 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             context.covered = place_at(&root, path)?;
         }
         Step::Stage { device, kind, options } => {
+            // An error comes again when it counts.
+            context.settling = begin_settling(&root, plan).ok().flatten();
             context.staged = Some(Staged::mount(&root.join(device), *kind, options)?);
         }
         Step::Prepare { target, mode, uid, gid, selinux, directories } => {
@@ -92,7 +95,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             hit("clear-intent-done")?;
         }
         Step::Expose { target } => {
-            let problems = settle(&root, plan).err();
+            let problems = settle(&root, plan, context.settling.take()).err();
             let Some(staged) = context.staged.take() else { return Err(nothing_staged(target)) };
             let there = root.join(target);
             let covered = context.covered.ok_or_else(|| {
@@ -133,20 +136,30 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             atomic::replace_if(&there, context.files.tmpfiles.as_deref(), text)?;
             context.files.tmpfiles = Some(text.clone());
         }
-        // Only noted here: at its end the run lets go of the array first, so that systemd finds it.
-        Step::ReloadSystemd => context.reload = true,
+        // Only begun here: udev has its time while the run is verified.
+        Step::ReloadSystemd => {
+            context.reload = true;
+            context.settling = begin_settling(&root, plan)?;
+        }
     }
     Ok(Vec::new())
 }
 
-/// Has systemd read, of the array that is about to be mounted, all that udev said while it was made. Where it does not,
-/// a mount that may be undone is still better than no storage, and `status` tells when it is.
-fn settle(root: &Root, plan: &Plan) -> Result<()> {
+/// Where the plan mounts an array, and systemd is there to be wrong about it.
+fn begin_settling(root: &Root, plan: &Plan) -> Result<Option<Settling>> {
     let array = plan.promise.as_ref().map(|p| Path::new(&p.device)).filter(|device| is_array(device));
-    match array.map(device::kernel_name) {
-        Some(name) if systemd::is_running(root) => uevents::settle(root, &name, uevents::TIME),
-        _ => Ok(()),
-    }
+    let name = array.map(device::kernel_name).filter(|_| systemd::is_running(root));
+    name.map(|name| Settling::begin(root, &name)).transpose()
+}
+
+/// Has systemd done with all that udev said of the array while it was made. Where it does not get there, a mount that
+/// may be undone is still better than no storage, and `status` tells when it is.
+fn settle(root: &Root, plan: &Plan, begun: Option<Settling>) -> Result<()> {
+    let settling = match begun {
+        Some(settling) => Some(settling),
+        None => begin_settling(root, plan)?,
+    };
+    settling.map_or(Ok(()), |settling| settling.wait(root, uevents::TIME))
 }
 
 fn nothing_staged(target: &str) -> Error {

@@ -6,7 +6,8 @@
 //! the device for gone, and stops the mount on it: /tmp was unmounted seconds after setup had ended well. The same where
 //! an array that was mounted there has just gone, and systemd is about to unmount what it still takes to be there. So
 //! nothing is mounted where others see it before the last such message is acted upon, and the mark that causes them
-//! stays until it is mounted; what is sent from then on says ready.
+//! stays until it is mounted; what is sent from then on says ready. And fstab's line is read by a systemd that has been
+//! told so: one that finds it with a device that is not there unmounts what is mounted, too.
 //!
 //! udev handles the events of a device in their order. So one of our own, with a UUID that udev repeats
 //! (kobject-uevent of the kernel: "change UUID"), tells when those before it are through, whatever else udev is busy
@@ -14,7 +15,7 @@
 //! its queue of jobs is worked off before it does.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -36,54 +37,102 @@ const UDEV_GROUP: u32 = 2;
 /// udev's messages have at most 8 KiB (sd-device's receive buffer).
 const LONGEST_MESSAGE: usize = 8192;
 
-/// Waits until systemd has done with everything that udev says of the block device `name`, such as `md0`, up to now.
-///
-/// # Errors
-/// Where it is not so within `deadline`.
-pub fn settle(root: &Root, name: &str, deadline: Duration) -> Result<()> {
-    let started = Instant::now();
-    let told = udev_told(root, name, started + deadline)?;
-    while !(told && first_process_has_read(root) && first_process_rests(root)) {
-        if !told || started.elapsed() >= deadline {
-            return Err(Error::Other(format!(
-                "{} not done with what became of {name} after {} s; until then systemd may take it for gone, and unmount it \
-                 (look at `systemctl list-jobs` and `journalctl -u systemd-udevd`)",
-                if told { "systemd is" } else { "udev is" },
-                deadline.as_secs()
-            )));
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
+/// An event of ours on its way through udev; to be begun early, for it takes its time.
+#[derive(Debug)]
+pub struct Settling {
+    /// Kernel name of the block device, such as `md0`.
+    name: String,
+    /// None where there is no udev that could tell systemd anything.
+    sent: Option<Sent>,
 }
 
-/// Sends an event for the device through udev, and waits for it to come out. False where it does not until `deadline`.
-fn udev_told(root: &Root, name: &str, deadline: Instant) -> Result<bool> {
-    // No udev, or a root that is not this machine's: nobody tells systemd anything.
-    if !root.is_host() || !root.join("/run/udev/control").exists() {
-        return Ok(true);
+#[derive(Debug)]
+struct Sent {
+    listener: OwnedFd,
+    uevent: PathBuf,
+    sign: Uuid,
+}
+
+impl Settling {
+    /// Sends the event, for a device that nobody writes to any more.
+    ///
+    /// # Errors
+    /// The device is not there, or udev cannot be listened to.
+    pub fn begin(root: &Root, name: &str) -> Result<Settling> {
+        let reachable = root.is_host() && root.join("/run/udev/control").exists();
+        let sent = reachable.then(|| Sent::send(root, name)).transpose()?;
+        Ok(Settling { name: name.to_owned(), sent })
     }
-    let failed = |errno: Errno| Error::io("udev", "listen to")(errno);
-    let listener = listen().map_err(failed)?;
-    let sign = Uuid::new_v4();
-    let uevent = root.join("/sys/block").join(name).join("uevent");
-    std::fs::write(&uevent, format!("change {sign}")).map_err(Error::io(&uevent, "tell udev about"))?;
-    let wanted = format!("SYNTH_UUID={sign}");
-    let mut message = vec![0; LONGEST_MESSAGE];
-    while Instant::now() < deadline {
-        match recv(listener.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
-            Ok(length) if says(message.get(..length).unwrap_or_default(), &wanted) => return Ok(true),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => std::thread::sleep(POLL),
-            // More was sent than the buffer holds: ours may be among what was lost.
-            Err(Errno::ENOBUFS) => {
-                std::fs::write(&uevent, format!("change {sign}"))
-                    .map_err(Error::io(&uevent, "tell udev about"))?;
+
+    /// Waits until systemd has done with everything that udev says of the device up to now.
+    ///
+    /// # Errors
+    /// Where it is not so within `deadline`.
+    pub fn wait(self, root: &Root, deadline: Duration) -> Result<()> {
+        let until = Instant::now() + deadline;
+        let told = match &self.sent {
+            Some(sent) => {
+                sent.comes_out(until)?
+                    // udev hears of the close of a file that was written to in another way, and perhaps after our event;
+                    // then it is busy now, and one more event comes after that.
+                    && (udev_rests(root) || Sent::send(root, &self.name)?.comes_out(until)?)
             }
-            Err(errno) => return Err(failed(errno)),
+            None => true,
+        };
+        while !(told && first_process_has_read(root) && first_process_rests(root)) {
+            if !told || Instant::now() >= until {
+                return Err(Error::Other(format!(
+                    "{} not done with what became of {} after {} s; until then systemd may take it for gone, and unmount \
+                     it (look at `systemctl list-jobs` and `journalctl -u systemd-udevd`)",
+                    if told { "systemd is" } else { "udev is" },
+                    self.name,
+                    deadline.as_secs()
+                )));
+            }
+            std::thread::sleep(POLL);
         }
+        Ok(())
     }
-    Ok(false)
+}
+
+impl Sent {
+    fn send(root: &Root, name: &str) -> Result<Sent> {
+        let listener = listen().map_err(Error::io("udev", "listen to"))?;
+        let uevent = root.join("/sys/block").join(name).join("uevent");
+        let sent = Sent { listener, uevent, sign: Uuid::new_v4() };
+        sent.write()?;
+        Ok(sent)
+    }
+
+    fn write(&self) -> Result<()> {
+        std::fs::write(&self.uevent, format!("change {}", self.sign))
+            .map_err(Error::io(&self.uevent, "tell udev about"))
+    }
+
+    /// False where udev is not through with it `until` then.
+    fn comes_out(&self, until: Instant) -> Result<bool> {
+        let wanted = format!("SYNTH_UUID={}", self.sign);
+        let mut message = vec![0; LONGEST_MESSAGE];
+        while Instant::now() < until {
+            match recv(self.listener.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) if says(message.get(..length).unwrap_or_default(), &wanted) => return Ok(true),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => std::thread::sleep(POLL),
+                // More was sent than the buffer holds: ours may be among what was lost.
+                Err(Errno::ENOBUFS) => self.write()?,
+                Err(errno) => return Err(Error::io("udev", "listen to")(errno)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// udev has nothing to do; it says so a moment after its last event.
+fn udev_rests(root: &Root) -> bool {
+    (0..4).any(|_| {
+        std::thread::sleep(POLL);
+        !root.join("/run/udev/queue").exists()
+    })
 }
 
 fn listen() -> nix::Result<OwnedFd> {
@@ -165,7 +214,7 @@ sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops 
     fn what_systemd_has_not_done_with_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        let settle = || settle(&root, "md0", Duration::from_millis(30));
+        let settle = || Settling::begin(&root, "md0").unwrap().wait(&root, Duration::from_millis(30));
         // No /proc: nothing to see.
         settle().unwrap();
         std::fs::create_dir_all(dir.path().join("proc/1/fd")).unwrap();

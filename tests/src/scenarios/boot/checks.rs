@@ -139,7 +139,7 @@ pub fn failed(vm: &mut Vm, boot: &Boot, missing: &str) -> Result<()> {
         state["message"].as_str().is_some_and(|text| text.contains(missing)),
         "no {missing} in {state:#}"
     );
-    ensure!(vm.fails(1, "nvme-agent status")?.out.contains(missing));
+    ensure!(vm.fails(11, "nvme-agent status")?.out.contains(missing));
     let fstab = vm.ok("cat /etc/fstab")?;
     ensure!(!fstab.lines().any(|line| line.starts_with("UUID=") && line.contains(" /tmp ")), "{fstab}");
     let mounted = vm.sh("findmnt -no FSTYPE /tmp")?.out;
