@@ -55,13 +55,13 @@ pub fn number(root: &Root, device: &Path) -> Result<(u32, u32)> {
     parsed.ok_or_else(|| Error::Other(format!("{}: sysfs gives the number as {text:?}", device.display())))
 }
 
-/// Zeroes the first and last MiB of the drives, reads them back from the device, and has the kernel forget partitions
-/// that were there. Nothing is written before all of them are claimed.
+/// Zeroes the first and last MiB of the drives, and the one at `data_offset` (in bytes), reads them back from the device,
+/// and has the kernel forget partitions that were there. Nothing is written before all of them are claimed.
 ///
 /// # Errors
 /// Where one is in use (opened exclusively, mounted, held), is not the drive that was planned for, or does not
 /// read back as zeros.
-pub fn wipe(root: &Root, members: &[MemberRef]) -> Result<()> {
+pub fn wipe(root: &Root, members: &[MemberRef], data_offset: Option<u64>) -> Result<()> {
     let claim = |member| -> Result<_> {
         guard::verify_identity(root, member)?;
         let path = root.join(&member.path);
@@ -69,7 +69,7 @@ pub fn wipe(root: &Root, members: &[MemberRef]) -> Result<()> {
     };
     let claimed = members.iter().map(claim).collect::<Result<Vec<_>>>()?;
     for (file, path, size) in &claimed {
-        zero_ends(file, path, *size)?;
+        zero(file, path, *size, data_offset)?;
         forget_partitions(file, path);
     }
     Ok(())
@@ -103,9 +103,13 @@ fn claim(path: &Path) -> Result<File> {
     })
 }
 
-fn zero_ends(file: &File, path: &Path, size: u64) -> Result<()> {
-    let length = WIPE_BYTES.min(size / 2) / ALIGN as u64 * ALIGN as u64;
-    for offset in [0, size.saturating_sub(length) / ALIGN as u64 * ALIGN as u64] {
+fn zero(file: &File, path: &Path, size: u64, data_offset: Option<u64>) -> Result<()> {
+    let aligned = |bytes: u64| bytes / ALIGN as u64 * ALIGN as u64;
+    let length = aligned(WIPE_BYTES.min(size / 2));
+    let end = aligned(size - length);
+    // Whole in any case: data that start within the last MiB are within the end's.
+    let data = data_offset.map(|offset| aligned(offset).min(end));
+    for offset in [Some(0), data, Some(end)].into_iter().flatten() {
         let mut buffer = Aligned::new(length as usize);
         file.write_all_at(buffer.bytes(), offset).map_err(Error::io(path, "wipe"))?;
         file.sync_all().map_err(Error::io(path, "sync after wiping"))?;
@@ -217,27 +221,37 @@ mod tests {
     fn a_drive_that_is_another_one_now_is_not_wiped() {
         let (dir, root) = fixture("AWS2", SIZE / SECTOR);
         let drive = dir.path().join("dev/nvme1n1");
-        let error = wipe(&root, &[member()]).unwrap_err().to_string();
+        let error = wipe(&root, &[member()], None).unwrap_err().to_string();
         assert!(error.contains("AWS1") && error.contains("AWS2"), "{error}");
         assert!(std::fs::read(&drive).unwrap().iter().all(|b| *b == 0xa5));
         let (dir, root) = fixture("AWS1", SIZE / SECTOR);
-        wipe(&root, &[member()]).unwrap();
+        wipe(&root, &[member()], None).unwrap();
         assert_eq!(std::fs::read(dir.path().join("dev/nvme1n1")).unwrap()[0], 0);
         assert_eq!(size(&root, &member().path).unwrap(), SIZE);
         assert_eq!(number(&root, &member().path).unwrap(), (259, 3));
     }
 
     #[test]
-    fn wiping_zeroes_both_ends_and_nothing_between() {
-        // On disk, not tmpfs: O_DIRECT.
-        let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
-        file.as_file().write_all_at(&vec![0xa5; SIZE as usize], 0).unwrap();
-        zero_ends(&claim(file.path()).unwrap(), file.path(), SIZE).unwrap();
-        let bytes = std::fs::read(file.path()).unwrap();
-        let mib = WIPE_BYTES as usize;
-        assert_eq!(bytes.len(), SIZE as usize);
-        assert!(bytes[..mib].iter().all(|b| *b == 0));
-        assert!(bytes[mib..bytes.len() - mib].iter().all(|b| *b == 0xa5));
-        assert!(bytes[bytes.len() - mib..].iter().all(|b| *b == 0));
+    fn wiping_zeroes_both_ends_and_the_start_of_the_data_and_nothing_between() {
+        const MIB: u64 = 1 << 20;
+        for (data_offset, zeros) in [
+            (None, vec![0]),
+            (Some(3 * MIB), vec![0, 3]),
+            // Data that start in the last MiB, or behind it (which no geometry gives).
+            (Some(SIZE - MIB / 2), vec![0]),
+            (Some(SIZE + MIB), vec![0]),
+        ] {
+            // On disk, not tmpfs: O_DIRECT.
+            let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+            file.as_file().write_all_at(&vec![0xa5; SIZE as usize], 0).unwrap();
+            zero(&claim(file.path()).unwrap(), file.path(), SIZE, data_offset).unwrap();
+            let bytes = std::fs::read(file.path()).unwrap();
+            assert_eq!(bytes.len(), SIZE as usize);
+            for (nth, mib) in bytes.chunks(MIB as usize).enumerate() {
+                let zeroed = zeros.contains(&(nth as u64)) || nth as u64 == SIZE / MIB - 1;
+                let expected = if zeroed { 0 } else { 0xa5 };
+                assert!(mib.iter().all(|b| *b == expected), "MiB {nth}, data at {data_offset:?}");
+            }
+        }
     }
 }

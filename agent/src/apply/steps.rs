@@ -28,7 +28,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
             atomic::write_json_durable(&root.join(INTENT_PATH), intent)?;
             hit("record-intent-done")?;
         }
-        Step::Wipe { devices, .. } => device::wipe(&root, devices)?,
+        Step::Wipe { devices, data_offset, .. } => device::wipe(&root, devices, *data_offset)?,
         Step::StopArray { array } => {
             md::stop(&root, array)?;
         }

@@ -189,15 +189,18 @@ fn drives_stay_locked_over_a_second_look_and_no_longer() {
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok()
     };
     let member = MemberRef { path: "/dev/nvme1n1".into(), serial: "AWS1".into(), sectors: SIZE / 512 };
-    let wipe = Step::Wipe { devices: vec![member.clone()], why: "a test".into() };
+    let wipe = Step::Wipe { devices: vec![member.clone()], data_offset: None, why: "a test".into() };
     let mut context = context(&root, Files::default());
     apply(&Plan { look_again: true, ..plan(vec![wipe.clone()]) }, &mut context).unwrap();
     assert!(!free());
     apply(&plan(vec![wipe.clone()]), &mut context).unwrap();
     assert!(free());
     // A failure lets go, also when it was to look again.
-    let wrong =
-        Step::Wipe { devices: vec![MemberRef { serial: "AWS2".into(), ..member }], why: "a test".into() };
+    let wrong = Step::Wipe {
+        devices: vec![MemberRef { serial: "AWS2".into(), ..member }],
+        data_offset: None,
+        why: "a test".into(),
+    };
     apply(&Plan { look_again: true, ..plan(vec![wipe, wrong]) }, &mut context).unwrap_err();
     assert!(free());
 }

@@ -185,8 +185,10 @@ fn clear_drives(inventory: &Inventory, config: &Config, make: &Make, steps: &mut
     let stopped: Vec<PathBuf> = holding(inventory, &drives).map(Array::path).collect();
     steps.extend(stopped.iter().map(|array| Step::StopArray { array: array.clone() }));
     if !make.wipe.is_empty() {
+        let chunk = (config.chunk / 512) as u32;
         steps.push(Step::Wipe {
             devices: make.wipe.iter().copied().map(member).collect(),
+            data_offset: (drives.len() > 1).then(|| geometry::data_offset(drives[0].sectors, chunk) * 512),
             why: make.why_wiped(config),
         });
     }

@@ -26,8 +26,15 @@ pub enum Step {
     DropStaleIntent,
     /// Write the intent record, durably, before anything destructive.
     RecordIntent { intent: Identity },
-    /// Zero the first and last MiB of each device. Only under `--wipe-foreign`, or for content that is ours to redo.
-    Wipe { devices: Vec<MemberRef>, why: String },
+    /// Zero the first and last MiB of each device, and the first of what will be the data of a member: an array that
+    /// comes to where one was before would show what was on that. Only under `--wipe-foreign`, or for content that is
+    /// ours to redo.
+    Wipe {
+        devices: Vec<MemberRef>,
+        /// In bytes; none where no array is made.
+        data_offset: Option<u64>,
+        why: String,
+    },
     /// Stop an array (inactive, or ours to redo).
     StopArray { array: PathBuf },
     /// Write v1.2 superblocks and run a new RAID0.
@@ -150,7 +157,7 @@ impl fmt::Display for Step {
                 let drives = intent.serials.len();
                 write!(f, "record the intent: filesystem {} on {drives} drive(s){when}", intent.fs_uuid)
             }
-            Step::Wipe { devices, why } => write!(f, "wipe {}: {why}", names(devices)),
+            Step::Wipe { devices, why, .. } => write!(f, "wipe {}: {why}", names(devices)),
             Step::StopArray { array } => write!(f, "stop {}", array.display()),
             Step::CreateArray { array, uuid, chunk_bytes, members, .. } => write!(
                 f,

@@ -281,6 +281,14 @@ fn foreign_signatures_are_refused_by_device_and_name_and_wiped_on_demand() {
     let plan = plan(&array, &wiping()).unwrap();
     let expected = ["record-intent", "stop-array", "wipe", "record-intent", "create-array"];
     assert_eq!(names(&plan)[..5], expected);
+    // Or else the new array shows what was on the old one, which a next run had to refuse.
+    let Some(Step::Wipe { data_offset, .. }) = plan.steps.get(2) else { panic!("{plan:?}") };
+    let members =
+        array.drives.iter().map(|drive| crate::md::geometry::data_offset(drive.sectors, 1024) * 512);
+    assert!(
+        members.clone().count() == 2 && members.clone().all(|offset| *data_offset == Some(offset)),
+        "{plan:?}"
+    );
 }
 
 #[test]
