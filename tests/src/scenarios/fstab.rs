@@ -112,7 +112,7 @@ fn edited(ctx: &Ctx) -> Result<()> {
         vm.ok("nvme-agent setup")?;
         ensure!(text(vm)? == format!("{crlf}{line}\r\n"), "{:?}", text(vm)?);
         ensure!(vm.sh("findmnt --verify")?.rc == verify.rc, "worse than before: {verify:?}");
-        vm.ok("umount /tmp; systemctl daemon-reload; grep ^What=/dev/disk/by-uuid/ /run/systemd/generator/tmp.mount; mount /tmp; findmnt -t ext4 -O noatime /tmp")?;
+        vm.ok("umount /tmp; systemctl daemon-reload; grep ^What=/dev/disk/by-uuid/ /run/systemd/generator/tmp.mount; mount /tmp; findmnt -t ext4 -O +noatime /tmp")?;
 
         // A symlink stays one, and so does the directory that it leads to.
         vm.ok(&format!("mkdir -p /opt/conf; echo '{ROOT}' > /opt/conf/fstab.real; ln -s fstab.real /opt/conf/fstab; ln -sf ../opt/conf/fstab /etc/fstab; nvme-agent setup"))?;
@@ -198,7 +198,7 @@ fn read_only(ctx: &Ctx) -> Result<()> {
             ensure!(message.contains(file) && out.contains(file), "{file} is not named: {state:#}");
         }
         ensure!(state["message"].as_str().is_some_and(|m| m.contains("Read-only file system")), "{state:#}");
-        vm.ok("findmnt -O noatime -t ext4 /tmp; echo kept > /tmp/file")?;
+        vm.ok("findmnt -O +noatime -t ext4 /tmp; echo kept > /tmp/file")?;
         vm.fails(10, "nvme-agent status")?;
         let changed = differences(&before, &files(vm, "/etc")?);
         ensure!(changed.is_empty(), "{changed:#?}");

@@ -20,7 +20,7 @@ fn host(vm: &mut Vm) -> Result<String> {
     vm.ok(
         "cd /; find etc var/lib \\( -path var/lib/systemd -o -path var/lib/dpkg \\) -prune -o -printf '%p %y %m %U:%G %l\\n' | sort
          find etc -type f -exec sha256sum {} + | sort -k 2
-         sed '/^unused/d' /proc/mdstat; grep ' /tmp ' /proc/1/mountinfo || true; ls -A /tmp; ls /dev/md* 2> /dev/null || true
+         [ ! -e /proc/mdstat ] || sed '/^unused/d' /proc/mdstat; grep ' /tmp ' /proc/1/mountinfo || true; ls -A /tmp; ls /dev/md* 2> /dev/null || true
          ls /dev/disk/by-uuid",
     )
 }
