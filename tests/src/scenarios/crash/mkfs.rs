@@ -32,7 +32,7 @@ fn mkfs(ctx: &Ctx) -> Result<()> {
         for filesystem in ["ext4", "xfs"] {
             // A whole run, to count.
             let text = format!(
-                "reset; echo 1000000 > /run/mkfs.stop; echo 'exit 0' > /run/mkfs.then
+                "reset; echo 65535 > /run/mkfs.stop; echo 'exit 0' > /run/mkfs.then
                  nvme-agent setup --filesystem {filesystem} > /run/said; grep -c pwrite64 /run/mkfs.trace"
             );
             let writes: u32 =
@@ -57,7 +57,7 @@ fn half_made(vm: &mut Vm, filesystem: &str, stop: u32) -> Result<()> {
          rc=0; nvme-agent setup --filesystem {filesystem} > /run/said 2>&1 || rc=$?
          [ $rc = 137 ] || {{ cat /run/said >&2; exit 1; }}
          echo intent $(tr -d '\\n' < /var/lib/nvme-agent/intent.json)
-         echo 1000000 > /run/mkfs.stop; echo 'exit 0' > /run/mkfs.then"
+         echo 65535 > /run/mkfs.stop; echo 'exit 0' > /run/mkfs.then"
     );
     let before = facts(&script(vm, &text)?);
     sound(vm, filesystem, one(&before, "intent").context("no intent")?)
@@ -86,7 +86,7 @@ fn orphan(vm: &mut Vm) -> Result<()> {
          sleep 0.2
          ! pgrep -f '/mkfs.ext4 -q' || { echo 'mkfs lives on' >&2; exit 1; }
          echo intent $(tr -d '\\n' < /var/lib/nvme-agent/intent.json)
-         echo 1000000 > /run/mkfs.stop; echo 'exit 0' > /run/mkfs.then";
+         echo 65535 > /run/mkfs.stop; echo 'exit 0' > /run/mkfs.then";
     let before = facts(&script(vm, text).context("the agent is killed while mkfs runs")?);
     sound(vm, "ext4", one(&before, "intent").context("no intent")?)
 }
