@@ -152,7 +152,10 @@ fn who_is_not_root_is_told_so_and_nothing_happens() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let binary = dir.path().join("nvme-agent");
-    fs::copy(assert_cmd::cargo::cargo_bin("nvme-agent"), &binary).unwrap();
+    // By a child: a file that this process has written cannot be executed while the fork of another test still has it.
+    let copied =
+        Std::new("cp").arg(assert_cmd::cargo::cargo_bin("nvme-agent")).arg(&binary).status().unwrap();
+    assert!(copied.success());
     for args in [&["setup"][..], &["install"], &["teardown", "--yes"]] {
         let output = Std::new(&binary).args(args).env_clear().uid(65534).gid(65534).output().unwrap();
         assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));

@@ -73,39 +73,3 @@ pub fn held_exclusively(device: &Path) -> bool {
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(device);
     opened.is_err_and(|error| error.raw_os_error() == Some(Errno::EBUSY as i32))
 }
-
-#[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-    use crate::root::Root;
-
-    #[test]
-    #[ignore = "needs root and a loop device"]
-    fn an_exclusive_opener_and_a_swap_are_seen_on_a_real_device() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(16 << 20).unwrap();
-        let run = |program: &str, args: &[&str]| {
-            let output = Command::new(program).args(args).output().unwrap();
-            assert!(output.status.success(), "{program}: {output:?}");
-            String::from_utf8(output.stdout).unwrap().trim().to_owned()
-        };
-        let node = run("losetup", &["--find", "--show", file.path().to_str().unwrap()]);
-        let device = Path::new(&node);
-        let name = node.trim_start_matches("/dev/");
-        assert!(!held_exclusively(device));
-        let holder = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(device).unwrap();
-        assert!(held_exclusively(device));
-        drop(holder);
-        run("mkswap", &[&node]);
-        run("swapon", &[&node]);
-        let root = Root::default();
-        let table = mounts::read(&root).unwrap();
-        let uses = Busy::read(Sysfs::new(&root), &table).unwrap().of(name).unwrap();
-        let held = held_exclusively(device);
-        run("swapoff", &[&node]);
-        run("losetup", &["--detach", &node]);
-        assert_eq!((uses, held), (vec![Use::Swap], true));
-    }
-}

@@ -1,7 +1,12 @@
 //! Table tests of judgement: every row of the decision table, and what must never be planned.
 
+mod blank;
+mod evidence;
 mod files;
-mod rows;
+mod foreign;
+mod intents;
+mod sets;
+mod target;
 
 use uuid::Uuid;
 
