@@ -53,6 +53,7 @@
 //! 1d0f in PCI and Identify (see [`qemu`]) and EC2's DMI strings. Timers that go by the calendar are masked, and
 //! bcache's udev rule is not there.
 
+pub mod apiserver;
 pub mod bench;
 pub mod boot;
 pub mod cache;

@@ -1,0 +1,79 @@
+//! `nvme-agent report` against an API server: the one of this crate, and a real kube-apiserver where KUBEBUILDER_ASSETS names
+//! a directory with it and etcd. Both runs share every assertion that injects no fault.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but not in what tests call
+
+mod table;
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+
+use lab::apiserver::Server;
+use lab::apiserver::cluster::Cluster;
+use lab::apiserver::real::ASSETS;
+
+/// A cluster for all tests that disturb nobody.
+fn test_cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| Cluster::test(Server::start().unwrap()).unwrap())
+}
+
+/// Says so where it is read: cargo swallows what a test that passes prints with `println!`.
+fn skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {why}");
+}
+
+/// Makes a test of each case, and the list that the real server gets.
+macro_rules! cases {
+    ($($module:ident::$case:ident),* $(,)?) => {
+        const CASES: &[(&str, fn(&Cluster))] = &[$((stringify!($case), $module::$case)),*];
+
+        mod on_the_test_server {
+            $(#[test]
+            fn $case() {
+                crate::$module::$case(crate::test_cluster());
+            })*
+        }
+    };
+}
+
+cases! {
+    table::own_labels_and_annotations_by_either_patch,
+    table::a_patch_that_changes_nothing_keeps_the_resource_version,
+    table::a_null_takes_a_label_away,
+    table::reserved_labels_are_403,
+    table::a_value_with_a_space_is_422,
+    table::taints_are_403_with_and_without_a_label,
+    table::another_node_is_403_and_one_that_does_not_exist_404,
+    table::conditions_merge_by_type_in_a_strategic_patch,
+    table::conditions_are_replaced_by_a_merge_patch,
+    table::metadata_may_go_with_the_status_and_spec_stays,
+    table::a_stale_resource_version_is_409,
+    table::only_the_own_node_can_be_read,
+    table::the_own_node_can_be_watched,
+    table::a_bad_token_is_401_and_no_credentials_403,
+    table::a_good_token_is_the_node,
+    table::events_may_be_made_but_not_read,
+    table::http1_is_spoken_too,
+    table::an_unknown_patch_type_is_415,
+}
+
+#[test]
+fn every_case_against_a_real_kube_apiserver() {
+    let Some(cluster) = Cluster::real().unwrap() else {
+        return skipped(&format!(
+            "{ASSETS} is not set; it would name a directory with kube-apiserver and etcd"
+        ));
+    };
+    let failed: Vec<&str> = CASES
+        .iter()
+        .filter(|(name, case)| {
+            let failed = catch_unwind(AssertUnwindSafe(|| case(&cluster))).is_err();
+            println!("{} {name} (real kube-apiserver)", if failed { "FAIL" } else { "ok  " });
+            failed
+        })
+        .map(|(name, _)| *name)
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
