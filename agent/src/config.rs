@@ -4,6 +4,7 @@
 
 mod check;
 mod load;
+mod node;
 mod raw;
 mod values;
 
@@ -12,8 +13,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::node::labels;
+
 pub use check::UNIT_TIMEOUT;
 pub use load::{KEYS, Overrides, flag, load, variable};
+pub use node::{LabelMethod, OnBootFailure, OnFailure};
 
 /// Where the config file is.
 pub const CONFIG_PATH: &str = "/etc/nvme-agent/config.toml";
@@ -46,6 +50,13 @@ pub struct Config {
     pub lock_timeout: Duration,
     pub unknown_data: UnknownData,
     pub tmpfiles: Tmpfiles,
+    /// Domain of what is said on the Node, such as `nvme-agent.e6data.com`; see [`crate::node::labels`].
+    pub label_domain: String,
+    pub label_method: LabelMethod,
+    pub on_failure: OnFailure,
+    pub on_boot_failure: OnBootFailure,
+    /// Value of the label `<domain>/profile`; empty: no such label.
+    pub profile: String,
     #[serde(rename = "match")]
     pub matching: Match,
     #[serde(rename = "directory", skip_serializing_if = "Vec::is_empty")]
@@ -73,6 +84,11 @@ impl Default for Config {
             lock_timeout: Duration::from_secs(240),
             unknown_data: UnknownData::FirstBoot,
             tmpfiles: Tmpfiles::Keep,
+            label_domain: labels::DEFAULT_DOMAIN.into(),
+            label_method: LabelMethod::Auto,
+            on_failure: OnFailure::Label,
+            on_boot_failure: OnBootFailure::Report,
+            profile: String::new(),
             matching: Match::default(),
             directories: Vec::new(),
             wipe_foreign: false,

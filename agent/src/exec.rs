@@ -91,49 +91,72 @@ pub fn find_program(root: &Root, name: &str) -> Option<PathBuf> {
     })
 }
 
+/// A program to run, and how.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    pub program: &'a Path,
+    pub args: &'a [OsString],
+    /// Besides `PATH` and `LC_ALL=C`, which they override.
+    pub env: &'a [(OsString, OsString)],
+    /// From start to the last byte; then its process group is killed.
+    pub deadline: Duration,
+    /// What it says is never repeated, in no error and no log, nor are its arguments.
+    pub secret: bool,
+}
+
 /// Runs `program` with `args` and waits for it until `deadline`, whatever its exit status.
 ///
 /// The child gets no stdin, an environment of `PATH` and `LC_ALL=C` only, `/` as its directory, and a process
 /// group of its own, all of which is killed at the deadline. Not for programs whose output is secret: an
-/// error repeats it.
+/// error repeats it. Not within an async runtime: see [`output`].
 ///
 /// # Errors
 /// [`Error::Child`] where it could not be started, or had to be killed; with its output so far.
 pub fn run(program: &Path, args: &[OsString], deadline: Duration) -> Result<Output> {
-    let started = Instant::now();
-    COUNT.fetch_add(1, Ordering::Relaxed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Error::io(program, "start a child process for"))?;
-    let result = runtime.block_on(supervise(program, args, deadline));
+    let result = runtime.block_on(output(Call { program, args, env: &[], deadline, secret: false }));
     // Never wait for anything that is left: an abandoned child must not hold us.
     runtime.shutdown_background();
+    result
+}
+
+/// As [`run`], within an async runtime, and as [`Call`] says.
+///
+/// # Errors
+/// As [`run`].
+pub async fn output(call: Call<'_>) -> Result<Output> {
+    let started = Instant::now();
+    COUNT.fetch_add(1, Ordering::Relaxed);
+    let result = supervise(call).await;
     let elapsed = started.elapsed();
     MICROS.fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     tracing::debug!(
-        program = %program.display(),
-        args = ?args,
+        program = %call.program.display(),
+        args = ?if call.secret { &[] } else { call.args },
         duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         status = ?result.as_ref().ok().and_then(|o| o.status),
         "ran {}",
-        program.display()
+        call.program.display()
     );
     result
 }
 
-async fn supervise(program: &Path, args: &[OsString], deadline: Duration) -> Result<Output> {
+async fn supervise(call: Call<'_>) -> Result<Output> {
     let failed = |problem: String, output: &Output| Error::Child {
-        program: program.display().to_string(),
+        program: call.program.display().to_string(),
         problem,
-        output: output.text(),
+        output: if call.secret { String::new() } else { output.text() },
     };
-    let mut command = Command::new(program);
+    let mut command = Command::new(call.program);
     command
-        .args(args)
+        .args(call.args)
         .env_clear()
         .env("PATH", PATH)
         .env("LC_ALL", "C")
+        .envs(call.env.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -143,6 +166,11 @@ async fn supervise(program: &Path, args: &[OsString], deadline: Duration) -> Res
     let mut child =
         command.spawn().map_err(|e| failed(format!("could not be started: {e}"), &Output::default()))?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let kill_group = || {
+        if let Some(group) = group {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    };
 
     // Kept outside the futures that fill them: what was said before the deadline is shown.
     let (out, err) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
@@ -166,9 +194,10 @@ async fn supervise(program: &Path, args: &[OsString], deadline: Duration) -> Res
                 }
             }
         };
-        let status = timeout(deadline, waiting).await;
-        if status.is_ok() && !read {
-            let _ = timeout(DRAIN_TIME, reading).await;
+        let status = timeout(call.deadline, waiting).await;
+        if status.is_ok() && !read && timeout(DRAIN_TIME, reading).await.is_err() {
+            // A grandchild holds the pipe: it does not outlive what started it.
+            kill_group();
         }
         status
     };
@@ -176,16 +205,15 @@ async fn supervise(program: &Path, args: &[OsString], deadline: Duration) -> Res
         Ok(Ok(status)) => Ok(taken(Some(status))),
         Ok(Err(e)) => Err(failed(format!("could not be waited for: {e}"), &taken(None))),
         Err(_) => {
-            if let Some(group) = group {
-                let _ = killpg(group, Signal::SIGKILL);
-            }
+            kill_group();
             let gone = timeout(REAP_TIME, child.wait()).await.is_ok();
             let fate = if gone {
                 "and was killed"
             } else {
                 "and does not die (its device does not answer?): it was left behind"
             };
-            Err(failed(format!("was not done within {:.1} s {fate}", deadline.as_secs_f64()), &taken(None)))
+            let seconds = call.deadline.as_secs_f64();
+            Err(failed(format!("was not done within {seconds:.1} s {fate}"), &taken(None)))
         }
     }
 }
@@ -260,25 +288,44 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(3));
         assert_eq!(error, "/bin/sh was not done within 0.5 s and was killed; it said: why\nhalf of it");
         for pid in std::fs::read_to_string(&pids).unwrap().lines() {
-            // A killed process is gone once it has been scheduled; on a busy machine that is not at once.
-            let alive = || {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                !(stat.is_empty() || stat.contains(") Z ") || stat.contains(") X "))
-            };
-            let end = Instant::now() + Duration::from_secs(10);
-            while alive() {
-                assert!(Instant::now() < end, "{pid} is alive");
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            await_end(pid);
+        }
+    }
+
+    /// A killed process is gone once it has been scheduled; on a busy machine that is not at once.
+    fn await_end(pid: &str) {
+        let alive = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !(stat.is_empty() || stat.contains(") Z ") || stat.contains(") X "))
+        };
+        let end = Instant::now() + Duration::from_secs(10);
+        while alive() {
+            assert!(Instant::now() < end, "{pid} is alive");
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     #[test]
     fn a_grandchild_that_keeps_the_pipe_does_not_keep_us() {
         let started = Instant::now();
-        let output = sh("sleep 5 & echo here", LONG).unwrap();
+        let output = sh("sleep 300 & echo $!", LONG).unwrap();
         assert!(started.elapsed() < Duration::from_secs(4), "waited {:?}", started.elapsed());
-        assert_eq!(output.stdout, b"here\n");
+        await_end(std::str::from_utf8(&output.stdout).unwrap().trim());
+    }
+
+    #[test]
+    fn what_a_secret_child_says_is_in_no_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let call = |args: &[OsString], deadline| {
+            let env = [("SECRET".into(), "hunter2".into())];
+            let program = Path::new("/bin/sh");
+            runtime.block_on(output(Call { program, args, env: &env, deadline, secret: true }))
+        };
+        let said = call(&["-c".into(), "echo $SECRET".into()], LONG).unwrap();
+        assert_eq!(said.stdout, b"hunter2\n");
+        let args = ["-c".into(), "echo $SECRET; echo $SECRET >&2; exec sleep 300".into()];
+        let error = call(&args, Duration::from_millis(300)).unwrap_err().to_string();
+        assert_eq!(error, "/bin/sh was not done within 0.3 s and was killed");
     }
 
     #[test]

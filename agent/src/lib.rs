@@ -17,6 +17,7 @@ pub mod intent;
 pub mod ioctl;
 pub mod logging;
 pub mod md;
+pub mod node;
 pub mod observe;
 pub mod persist;
 pub mod plan;

@@ -42,6 +42,23 @@ pub struct ConfigArgs {
     /// keep (systemd-tmpfiles deletes nothing on the mount) or distro [default: keep]
     #[arg(long, value_name = "POLICY", help_heading = "Configuration")]
     tmpfiles: Option<String>,
+    /// Domain of the Node's labels, annotation, condition and taint [default: nvme-agent.e6data.com]
+    #[arg(long, value_name = "DOMAIN", help_heading = "Configuration")]
+    label_domain: Option<String>,
+    /// How the label comes to the Node at registration: auto (by what the image has), dropin, environment, api, none
+    /// [default: auto]
+    #[arg(long, value_name = "METHOD", help_heading = "Configuration")]
+    label_method: Option<String>,
+    /// A node whose setup failed joins with a label only (label), tainted (taint), or not at all (no-join)
+    /// [default: label, which keeps no pod away by itself]
+    #[arg(long, value_name = "POLICY", help_heading = "Configuration")]
+    on_failure: Option<String>,
+    /// The same at a reboot of a node that has joined before: report or no-join [default: report]
+    #[arg(long, value_name = "POLICY", help_heading = "Configuration")]
+    on_boot_failure: Option<String>,
+    /// Value of the label DOMAIN/profile, which pods and NodePools share [default: no such label]
+    #[arg(long, value_name = "NAME", help_heading = "Configuration")]
+    profile: Option<String>,
     /// Beginnings of drive models, separated by commas [default: Amazon EC2 NVMe Instance Storage]
     #[arg(long, value_name = "MODELS", help_heading = "Configuration")]
     match_models: Option<String>,
@@ -73,6 +90,11 @@ impl ConfigArgs {
             ("lock_timeout", &self.lock_timeout),
             ("unknown_data", &self.unknown_data),
             ("tmpfiles", &self.tmpfiles),
+            ("label_domain", &self.label_domain),
+            ("label_method", &self.label_method),
+            ("on_failure", &self.on_failure),
+            ("on_boot_failure", &self.on_boot_failure),
+            ("profile", &self.profile),
             ("match.models", &self.match_models),
             ("match.vendors", &self.match_vendors),
         ];

@@ -2,7 +2,10 @@
 
 use super::raw::{Checked, Raw, quoted};
 use super::values::{parse_size, parse_vendor};
-use super::{Config, Directory, FsKind, Layout, Tmpfiles, UnknownData};
+use super::{
+    Config, Directory, FsKind, LabelMethod, Layout, OnBootFailure, OnFailure, Tmpfiles, UnknownData,
+};
+use crate::node::labels;
 
 /// `TimeoutStartSec=` of nvme-agent.service, in seconds. Our own deadlines must end before it.
 pub const UNIT_TIMEOUT: u64 = 900;
@@ -38,6 +41,22 @@ pub fn set(config: &mut Config, key: &str, raw: Raw) -> Checked<()> {
         "tmpfiles" => {
             config.tmpfiles = raw.choice(&[("keep", Tmpfiles::Keep), ("distro", Tmpfiles::Distro)])?;
         }
+        "label_domain" => config.label_domain = label_domain(raw.text("a DNS subdomain")?)?,
+        "label_method" => {
+            use LabelMethod::{Api, Auto, DropIn, Environment, None};
+            config.label_method =
+                raw.choice(&[Auto, DropIn, Environment, Api, None].map(|method| (method.as_str(), method)))?;
+        }
+        "on_failure" => {
+            use OnFailure::{Label, NoJoin, Taint};
+            config.on_failure =
+                raw.choice(&[Label, Taint, NoJoin].map(|policy| (policy.as_str(), policy)))?;
+        }
+        "on_boot_failure" => {
+            use OnBootFailure::{NoJoin, Report};
+            config.on_boot_failure = raw.choice(&[Report, NoJoin].map(|policy| (policy.as_str(), policy)))?;
+        }
+        "profile" => config.profile = profile(raw.text("a label value")?)?,
         "match.models" => {
             config.matching.models = items(raw, "model prefixes", |item| {
                 let model = item.text("a model prefix")?;
@@ -130,6 +149,23 @@ fn label(text: String) -> Checked<String> {
     match text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         true => Ok(text),
         false => Err(format!("expected letters, digits and . _ -, found {}", quoted(&text))),
+    }
+}
+
+fn label_domain(text: String) -> Checked<String> {
+    match labels::domain_problem(&text) {
+        None => Ok(text),
+        Some(problem) => Err(format!("{problem}, found {}", quoted(&text))),
+    }
+}
+
+fn profile(text: String) -> Checked<String> {
+    match text.is_empty() || labels::is_label_value(&text) {
+        true => Ok(text),
+        false => Err(format!(
+            "expected a label value (letters, digits, - _ . inside, at most 63 characters), found {}",
+            quoted(&text)
+        )),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::root::Root;
 
 /// Every key that has a flag and an environment variable, as the file spells it.
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 19] = [
     "target",
     "layout",
     "filesystem",
@@ -31,6 +31,11 @@ pub const KEYS: [&str; 14] = [
     "lock_timeout",
     "unknown_data",
     "tmpfiles",
+    "label_domain",
+    "label_method",
+    "on_failure",
+    "on_boot_failure",
+    "profile",
     "match.models",
     "match.vendors",
 ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{FsKind, Layout, Match, Tmpfiles, UnknownData};
+use crate::config::{FsKind, LabelMethod, Layout, Match, OnBootFailure, OnFailure, Tmpfiles, UnknownData};
 
 /// Loads `text` as the default file, with `env`, `flags`.
 fn with(text: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config> {
@@ -54,6 +54,11 @@ fn every_key_of_the_file_arrives() {
         lock_timeout = "30s"
         unknown_data = "refuse"
         tmpfiles = "distro"
+        label_domain = "storage.example.com"
+        label_method = "dropin"
+        on_failure = "no-join"
+        on_boot_failure = "no-join"
+        profile = "nvme-raid0"
         [match]
         models = ["QEMU NVMe Ctrl", "nvme_card"]
         vendors = ["0x1b36", 0x1ae0]
@@ -79,6 +84,11 @@ fn every_key_of_the_file_arrives() {
         lock_timeout: Duration::from_secs(30),
         unknown_data: UnknownData::Refuse,
         tmpfiles: Tmpfiles::Distro,
+        label_domain: "storage.example.com".into(),
+        label_method: LabelMethod::DropIn,
+        on_failure: OnFailure::NoJoin,
+        on_boot_failure: OnBootFailure::NoJoin,
+        profile: "nvme-raid0".into(),
         matching: Match {
             models: vec!["QEMU NVMe Ctrl".into(), "nvme_card".into()],
             vendors: vec![0x1b36, 0x1ae0],
@@ -127,7 +137,8 @@ fn flags_override_the_environment_which_overrides_the_file() {
 #[test]
 fn every_key_has_an_environment_variable() {
     let values = [
-        "/data", "raid0", "xfs", "x", "noatime", "64K", "4", "9s", "9", "1m", "format", "distro", "M", "0x1",
+        "/data", "raid0", "xfs", "x", "noatime", "64K", "4", "9s", "9", "1m", "format", "distro", "x.com",
+        "api", "taint", "no-join", "fast", "M", "0x1",
     ];
     let env: Vec<(String, &str)> = KEYS.into_iter().map(variable).zip(values).collect();
     let env: Vec<(&str, &str)> = env.iter().map(|(n, v)| (n.as_str(), *v)).collect();
@@ -136,6 +147,21 @@ fn every_key_has_an_environment_variable() {
     assert_eq!((config.target.as_str(), config.label.as_str(), config.chunk), ("/data", "x", 64 << 10));
     assert!(config.matching != default.matching && config.tmpfiles != default.tmpfiles);
     assert_eq!(config.lock_timeout, Duration::from_secs(60));
+    assert_eq!((config.label_domain.as_str(), config.profile.as_str()), ("x.com", "fast"));
+    assert_eq!((config.label_method, config.on_failure), (LabelMethod::Api, OnFailure::Taint));
+}
+
+#[test]
+fn what_would_keep_kubelet_from_starting_is_no_configuration() {
+    for domain in ["kubernetes.io", "x.k8s.io", "node-restriction.kubernetes.io", "Upper.com", "", "a b"] {
+        let text = error(&format!("label_domain = '{domain}'"));
+        assert!(text.starts_with("config.toml:1: label_domain: expected a"), "{text}");
+        assert!(text.ends_with(&format!("found `{domain}`")), "{text}");
+    }
+    for profile in ["a b", "-a", "a=b", "a,b", &"x".repeat(64)] {
+        let text = error(&format!("profile = '{profile}'"));
+        assert!(text.contains("profile: expected a label value"), "{text}");
+    }
 }
 
 #[test]
