@@ -1,6 +1,7 @@
 //! What was asked of the server: never who said so by which secret.
 
 use std::sync::Mutex;
+use std::time::Instant;
 
 use hyper::{Method, Version};
 use serde_json::Value;
@@ -8,6 +9,8 @@ use serde_json::Value;
 /// One request. Headers are not kept: authorization is among them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
+    /// When it had been read.
+    pub at: Instant,
     /// Who asked; empty where the credentials convinced nobody.
     pub user: String,
     pub method: Method,

@@ -14,8 +14,8 @@ pub enum Fault {
     Conflict,
     /// 429 with Retry-After in seconds; in plain text, as priority and fairness says it.
     TooMany(u32),
-    /// 500, 503, with a `Status`.
-    Server(StatusCode),
+    /// Any other refusal with a `Status`: 401, 403, 422, 500, 503.
+    Refuse(StatusCode),
     /// The connection is closed and nothing done.
     CloseBefore,
     /// The request is carried out; then the connection is closed without an answer.

@@ -11,6 +11,7 @@ pub mod body;
 pub mod client;
 pub mod cluster;
 pub mod faults;
+pub mod kubeconfig;
 pub mod patch;
 pub mod pki;
 pub mod real;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -85,6 +85,7 @@ impl Connection {
         let query = head.uri.query().unwrap_or_default().to_owned();
         let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let mut entry = Entry {
+            at: Instant::now(),
             user: user.as_ref().map(|user| user.name.clone()).unwrap_or_default(),
             method: head.method.clone(),
             version: head.version,
@@ -163,7 +164,7 @@ fn canned(fault: Option<&Fault>, path: &str) -> Option<Response<Answer>> {
     let failure = match fault? {
         Fault::NotFound => Failure::not_found(about),
         Fault::Conflict => Failure::conflict(about),
-        Fault::Server(code) => Failure::server(*code),
+        Fault::Refuse(code) => Failure::of(*code, about),
         Fault::TooMany(seconds) => {
             let text = Bytes::from_static(b"Too many requests, please try again later.\n");
             let mut response = plain(StatusCode::TOO_MANY_REQUESTS, Answer::Whole(text));

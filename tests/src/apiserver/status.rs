@@ -111,14 +111,25 @@ impl Failure {
         )
     }
 
-    /// 500 or 503, as from a server that is not well.
-    pub fn server(code: StatusCode) -> Failure {
-        let (reason, message) = if code == StatusCode::SERVICE_UNAVAILABLE {
-            ("ServiceUnavailable", "the server is currently unable to handle the request")
-        } else {
-            ("InternalError", "Internal error occurred: etcdserver: request timed out")
-        };
-        Failure::new(code, reason, message.into(), json!({}))
+    /// A refusal of this code, whatever was asked.
+    pub fn of(code: StatusCode, about: About<'_>) -> Failure {
+        match code {
+            StatusCode::UNAUTHORIZED => Failure::unauthorized(),
+            StatusCode::FORBIDDEN => Failure::forbidden(about, "on demand of a test"),
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                let (field, problem) = ("metadata.labels".into(), "on demand of a test".into());
+                let cause = Cause { field, value: String::new(), problem, reason: "FieldValueInvalid" };
+                Failure::invalid("Node", about.name, &[cause])
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                let message = "the server is currently unable to handle the request".into();
+                Failure::new(code, "ServiceUnavailable", message, json!({}))
+            }
+            code => {
+                let message = "Internal error occurred: etcdserver: request timed out".into();
+                Failure::new(code, "InternalError", message, json!({}))
+            }
+        }
     }
 
     /// The `Status` object.
