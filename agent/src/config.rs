@@ -18,6 +18,7 @@ use crate::node::labels;
 pub use check::UNIT_TIMEOUT;
 pub use load::{KEYS, Overrides, flag, load, variable};
 pub use node::{LabelMethod, OnBootFailure, OnFailure};
+pub use values::parse_duration;
 
 /// Where the config file is.
 pub const CONFIG_PATH: &str = "/etc/nvme-agent/config.toml";

@@ -27,6 +27,12 @@ pub enum Error {
     /// Another run holds the lock beyond the deadline.
     #[error("another nvme-agent run holds {} for longer than {seconds} s; look with `nvme-agent status`", .path.display())]
     Busy { path: PathBuf, seconds: u64 },
+    /// The API server, or its certificate, does not allow it; trying again does not help.
+    #[error("{0}")]
+    ApiRefused(String),
+    /// The API server could not be reached or did not answer in time, or there is no such Node.
+    #[error("{0}")]
+    Api(String),
     /// A system call on a path or device.
     #[error("{}: cannot {action}: {source}", .path.display())]
     Io { path: PathBuf, action: &'static str, source: std::io::Error },
@@ -55,10 +61,10 @@ impl Error {
         move |source| Error::Io { path, action, source: source.into() }
     }
 
-    /// Exit code of `setup`, `plan` and `teardown`; the table is in the README and in `--help`.
+    /// Exit code of every command but `status`; the table is in the README and in `--help`.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Other(_) | Error::Io { .. } | Error::Child { .. } => 1,
+            Error::Other(_) | Error::Io { .. } | Error::Child { .. } | Error::Api(_) => 1,
             Error::Refused(refusal) if refusal.reason.is_missing() => 6,
             // A program is missing, or the kernel lacks what is needed, whoever noticed it.
             Error::Refused(refusal)
@@ -66,7 +72,7 @@ impl Error {
             {
                 5
             }
-            Error::Refused(_) => 3,
+            Error::Refused(_) | Error::ApiRefused(_) => 3,
             Error::Config(_) => 4,
             Error::Environment(_) => 5,
             Error::Step { cause, .. } => match cause.exit_code() {
@@ -90,6 +96,8 @@ impl Error {
             }
             Error::Verify(_) => "VerificationFailed".into(),
             Error::Busy { .. } => "AnotherRunIsActive".into(),
+            Error::ApiRefused(_) => "ApiRefused".into(),
+            Error::Api(_) => "ApiUnavailable".into(),
             Error::Io { .. } | Error::Child { .. } | Error::Other(_) => "SetupFailed".into(),
         }
     }

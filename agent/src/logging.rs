@@ -16,6 +16,7 @@ use std::path::Path;
 use tracing::level_filters::LevelFilter;
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -51,7 +52,9 @@ pub fn init(root: &Root, kind: Kind, level: LevelFilter) -> Logging {
     let stderr_is_journal = is_stream(&stream, std::io::stderr());
     let journal = if kind == Kind::Acts && root.is_host() { journal() } else { None };
     let to_journal = journal.is_some();
-    let registry = tracing_subscriber::registry().with(level);
+    // Ours alone: what libraries log of requests and answers is not ours to answer for.
+    let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
+    let registry = tracing_subscriber::registry().with(ours);
     let _ = match journal {
         // stderr would be the journal again.
         Some((journal, gate)) if stderr_is_journal => {

@@ -121,6 +121,7 @@ fn exit_codes_are_those_of_the_help() {
         codes("Exit codes of setup, plan,")
     );
     assert_eq!(table("\nOf `status`:\n"), codes("Exit codes of status"));
+    assert_eq!(table("\nOf `report`:\n"), codes("Exit codes of report"));
 }
 
 #[test]

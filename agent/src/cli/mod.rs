@@ -4,6 +4,7 @@ mod args;
 mod install;
 mod output;
 mod plan;
+mod report;
 mod setup;
 mod status;
 mod teardown;
@@ -40,9 +41,18 @@ Exit codes of status:
   11 failed
   12 not set up in this boot
 
+Exit codes of report:
+  0  the Node says what is the case; or there is nothing to say
+  1  the API server could not be reached in time, there is no such Node, or a credential plugin failed
+  2  wrong usage of the command line
+  3  refused by the API server (401, 403, 422), or its certificate is not to be trusted: trying again does not help
+  4  the configuration is wrong: kubeconfig, node name, nvme-agent's own
+  5  this machine is no Kubernetes node (yet), or its name as one is not known
+
 Files:
   /etc/nvme-agent/config.toml    configuration; keys are spelled like the flags, with underscores
   /run/nvme-agent/state.json     what the last setup of this boot came to
+  /run/nvme-agent/reported.json  what the Node was last told
   /var/lib/nvme-agent/           records of what was made
 
 Environment:
@@ -98,6 +108,7 @@ enum Command {
     Setup(setup::Args),
     Plan(plan::Args),
     Status(status::Args),
+    Report(report::Args),
     Install(install::Args),
     Teardown(teardown::Args),
 }
@@ -151,7 +162,8 @@ impl Context {
     /// setup and teardown act on the machine itself: ioctls and mounts know no root directory.
     fn require_host(&self, what: &str) {
         if !self.root.is_host() {
-            let message = format!("{what} acts on this machine; --root is for plan, status and install");
+            let message =
+                format!("{what} acts on this machine; --root is for plan, status, report and install");
             Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message).exit()
         }
     }
@@ -167,7 +179,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let kind = match cli.command {
         Command::Plan(_) | Command::Status(_) => Kind::Looks,
-        Command::Setup(_) | Command::Install(_) | Command::Teardown(_) => Kind::Acts,
+        Command::Setup(_) | Command::Report(_) | Command::Install(_) | Command::Teardown(_) => Kind::Acts,
     };
     let root = Root::new(cli.global.root);
     let level = log_level(cli.global.log_level, kind);
@@ -178,6 +190,7 @@ pub fn run() -> ExitCode {
         Command::Setup(args) => setup::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),
         Command::Status(args) => status::run(&context, &args),
+        Command::Report(args) => report::run(&context, &args),
         Command::Install(args) => install::run(&context, &args),
         Command::Teardown(args) => teardown::run(&context, &args),
     });

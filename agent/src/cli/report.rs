@@ -1,0 +1,95 @@
+//! `nvme-agent report`: the Node is told how its local storage is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Context;
+use crate::config::{Config, LabelMethod, Overrides, parse_duration};
+use crate::error::Error;
+use crate::node::Keys;
+use crate::node::report::{self, Access, LONGEST_WAIT, Options, Outcome};
+use crate::state::State;
+
+/// Put labels, annotation and condition on this machine's Kubernetes Node
+///
+/// Looks again, as `status` does, and writes to the Node only what differs, with kubelet's own credential. Prints one
+/// line that says what changed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How to reach the API server [default: /var/lib/kubelet/kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The Node's name [default: kubelet's --hostname-override]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// Wait so long for the Node to exist [default: do not wait]
+    #[arg(long, value_name = "TIME", value_parser = wait)]
+    wait: Option<Duration>,
+    /// Ask nobody where the Node was told the same within the hour; nor on a node without drives
+    #[arg(long)]
+    if_changed: bool,
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        time if time <= LONGEST_WAIT => Ok(time),
+        _ => Err(format!("expected at most {} s", LONGEST_WAIT.as_secs())),
+    }
+}
+
+pub fn run(context: &Context, args: &Args) -> Result<u8> {
+    let config = context.load(&Overrides::default())?;
+    let line = if config.label_method == LabelMethod::None {
+        "nothing is said on the Node: label_method is \"none\"".to_owned()
+    } else {
+        let memory = context.root.join(report::MEMORY_PATH);
+        let state = report::observe(&context.root, &config, &memory);
+        if args.if_changed && report::is_idle(&state, &memory) {
+            report::IDLE.to_owned()
+        } else {
+            tell(&options(context, args, &config, memory)?, &state)?.line
+        }
+    };
+    context.tell(&[line.clone()], &format!("{line}\n"))?;
+    Ok(0)
+}
+
+fn options(context: &Context, args: &Args, config: &Config, memory: PathBuf) -> Result<Options, Error> {
+    let node = report::node_name(&context.root, args.node_name.as_deref())?;
+    let access = Access::read(&context.root, args.kubeconfig.as_deref())?;
+    Ok(Options {
+        keys: Keys::new(&config.label_domain)
+            .map_err(|problem| Error::Config(format!("label_domain: {problem}")))?,
+        profile: config.profile.clone(),
+        if_changed: args.if_changed,
+        wait: args.wait,
+        ..Options::new(access, node, memory)
+    })
+}
+
+fn tell(options: &Options, state: &State) -> Result<Outcome, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::io("/proc/self", "start the network client in"))?;
+    let outcome = runtime.block_on(report::report(options, state));
+    // A look-up of a name that hangs in libc holds a thread of its own, which nobody waits for.
+    runtime.shutdown_background();
+    let outcome = outcome?;
+    tracing::debug!(requests = outcome.requests, processes = outcome.processes, "reported");
+    Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_has_an_end() {
+        assert_eq!(wait("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(wait("60m"), Ok(LONGEST_WAIT));
+        assert!(wait("61m").is_err() && wait("-1").is_err() && wait("forever").is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! What the Node was last told, `/run/nvme-agent/reported.json`: a tick that would say the same asks nobody.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::node::Readiness;
+use crate::persist::atomic;
+use crate::state::State;
+
+/// Where it is. On a tmpfs: after a boot the Node is read anyway, since kubelet may have registered it anew.
+pub const MEMORY_PATH: &str = "/run/nvme-agent/reported.json";
+/// Format of the file.
+const VERSION: u32 = 1;
+/// After this the Node is read again, in seconds: somebody may have changed or recreated it.
+const READ_AGAIN: i64 = 3600;
+/// Ours has 2 or 3 KiB; a larger one is not ours. In bytes.
+const MAX_FILE: u64 = 64 << 10;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    version: u32,
+    pub node: String,
+    /// The Node's UID when it was read.
+    pub uid: String,
+    pub boot_id: String,
+    pub state: String,
+    pub reason: String,
+    /// Since when this state and reason hold, RFC 3339.
+    pub since: String,
+    /// When the Node was read, in seconds since 1970.
+    pub read: i64,
+    /// When what it says was last changed by us, RFC 3339; empty where it never was.
+    pub changed: String,
+    /// All that it was told, to compare with.
+    words: String,
+}
+
+impl Memory {
+    /// What `node` says now: `state`, told by `readiness`.
+    pub fn new(node: &str, uid: &str, state: &State, readiness: &Readiness, read: Duration) -> Memory {
+        Memory {
+            version: VERSION,
+            node: node.into(),
+            uid: uid.into(),
+            boot_id: state.boot_id.clone(),
+            state: state.state.as_str().into(),
+            reason: state.reason.clone(),
+            since: state.since.clone(),
+            read: i64::try_from(read.as_secs()).unwrap_or(i64::MAX),
+            changed: String::new(),
+            words: words(readiness),
+        }
+    }
+
+    /// The memory at `path`; none where there is none, or none that is ours: then the Node is read.
+    pub fn load(path: &Path) -> Option<Memory> {
+        let mut bytes = Vec::new();
+        fs::File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice::<Memory>(&bytes).ok().filter(|memory| memory.version == VERSION)
+    }
+
+    /// Writes it: readers see the former or this one.
+    ///
+    /// # Errors
+    /// It cannot be written; the next tick then asks the API server.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        if let Some(dir) = path.parent() {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(dir)
+                .map_err(Error::io(dir, "make the directory"))?;
+        }
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::Other(format!("{}: cannot write as JSON: {e}", path.display())))?;
+        atomic::replace(path, &(text + "\n"))
+    }
+
+    /// True where the Node, read within the hour, was told the same in this boot already.
+    pub fn covers(&self, node: &str, state: &State, readiness: &Readiness, now: Duration) -> bool {
+        let age = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(self.read);
+        self.node == node
+            && !self.boot_id.is_empty()
+            && self.boot_id == state.boot_id
+            && self.words == words(readiness)
+            && (0..READ_AGAIN).contains(&age)
+    }
+}
+
+fn words(readiness: &Readiness) -> String {
+    let condition = &readiness.condition;
+    let words = (
+        &readiness.labels,
+        &readiness.annotation,
+        (&condition.kind, condition.status.as_str(), &condition.reason, &condition.message),
+    );
+    serde_json::to_string(&words).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Keys;
+    use crate::state::Health;
+
+    fn state(reason: &str, message: &str) -> State {
+        State {
+            state: Health::Failed,
+            reason: reason.into(),
+            message: message.into(),
+            boot_id: "one".into(),
+            ..State::default()
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn it_covers_the_same_words_on_the_same_node_in_the_same_boot_within_the_hour() {
+        let said = |state: &State| Readiness::of(state, &Keys::default(), "");
+        let at = 10 * HOUR;
+        let now = state("DriveLost", "drive A is gone");
+        let memory = Memory::new("n", "u", &now, &said(&now), at);
+        let covers = |node: &str, state: &State, time| memory.covers(node, state, &said(state), time);
+        assert!(covers("n", &now, at) && covers("n", &now, at + HOUR - Duration::from_secs(1)));
+        assert!(!covers("n", &now, at + HOUR));
+        assert!(!covers("n", &now, at - Duration::from_secs(1)), "a clock that went back proves nothing");
+        assert!(!covers("m", &now, at));
+        assert!(!covers("n", &state("DriveLost", "drive B is gone"), at));
+        assert!(!covers("n", &state("MountGone", "drive A is gone"), at));
+        assert!(!covers("n", &State { boot_id: "two".into(), ..now.clone() }, at));
+        let nowhere = State { boot_id: String::new(), ..now };
+        assert!(!Memory::new("n", "u", &nowhere, &said(&nowhere), at).covers(
+            "n",
+            &nowhere,
+            &said(&nowhere),
+            at
+        ));
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_rubbish_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/reported.json");
+        assert_eq!(Memory::load(&path), None);
+        let state = state("DriveLost", "x");
+        let memory = Memory::new("n", "u", &state, &Readiness::of(&state, &Keys::default(), ""), HOUR);
+        memory.save(&path).unwrap();
+        assert_eq!(Memory::load(&path), Some(memory));
+        for rubbish in ["", "{", "[]", "{}", "{\"version\": 2}", "\u{0}"] {
+            fs::write(&path, rubbish).unwrap();
+            assert_eq!(Memory::load(&path), None, "{rubbish}");
+        }
+    }
+}
