@@ -2,6 +2,12 @@
 //! a directory with it and etcd. Both runs share every assertion that injects no fault.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but not in what tests call
 
+#[allow(dead_code)] // much of it is for the agent's own tests
+#[path = "../../../agent/tests/support/mod.rs"]
+mod support;
+
+mod node;
+mod reports;
 mod table;
 
 use std::io::Write;
@@ -57,6 +63,18 @@ cases! {
     table::events_may_be_made_but_not_read,
     table::http1_is_spoken_too,
     table::an_unknown_patch_type_is_415,
+    reports::a_report_writes_labels_annotation_and_condition_beside_what_others_wrote,
+    reports::a_second_report_sends_no_patch,
+    reports::an_unchanged_tick_asks_nobody_and_starts_nothing,
+    reports::a_node_without_drives_has_nothing_to_tell_at_a_tick,
+    reports::what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back,
+    reports::what_somebody_took_away_comes_back_with_a_report,
+    reports::every_way_to_log_in,
+    reports::the_node_is_waited_for_only_where_that_is_asked,
+    reports::another_node_is_refused_at_once,
+    reports::a_bad_token_and_an_expired_certificate_are_refused_at_once,
+    reports::a_label_domain_of_kubernetes_is_refused_before_anybody_is_asked,
+    reports::bad_input_is_one_error_that_names_file_and_field_and_nobody_is_asked,
 }
 
 #[test]
