@@ -6,7 +6,9 @@
 #[path = "../../../agent/tests/support/mod.rs"]
 mod support;
 
+mod faults;
 mod node;
+mod plugins;
 mod reports;
 mod table;
 
