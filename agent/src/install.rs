@@ -1,4 +1,4 @@
-//! install: the binary, its unit, its udev rule, and the links that enable the unit.
+//! install: the binary, its units, its udev rule, and the links that enable the units.
 //!
 //! Everything is done by files, without systemctl, so that `--root` works on an image that is being built. The
 //! binary goes to `/usr/local/bin`: a unit cannot run it from where userData fetched it, since SELinux keeps
@@ -7,6 +7,8 @@
 //!
 //! Where a package brought the unit, that one stays in force: only the link and the drop-in for another target
 //! are written, and a unit of an earlier `install`, which would shadow it, is removed.
+
+mod report;
 
 use std::fs;
 use std::io::Write;
@@ -60,18 +62,18 @@ pub fn install(root: &Root, options: &Options) -> Result<Vec<String>> {
         )));
     }
     let packaged = PACKAGED_UNITS.into_iter().find(|path| root.join(path).is_file());
-    let unit = match packaged {
+    let (unit, binary) = match packaged {
         Some(unit) => {
             for path in [UNIT_PATH, UDEV_RULE_PATH] {
                 files.remove_ours(path, "the package's own is in force")?;
             }
-            unit
+            (unit, None)
         }
         None => {
             let binary = files.binary(&options.binary)?;
-            files.text(UNIT_PATH, &unit_for(root, binary))?;
+            files.text(UNIT_PATH, &unit_for(root, UNIT, binary))?;
             files.text(UDEV_RULE_PATH, UDEV_RULE)?;
-            UNIT_PATH
+            (UNIT_PATH, Some(binary))
         }
     };
     match drop_in(&options.target) {
@@ -81,15 +83,16 @@ pub fn install(root: &Root, options: &Options) -> Result<Vec<String>> {
     if options.enable {
         files.link(LINK_PATH, unit)?;
     }
+    report::apply(&mut files, binary, options.enable)?;
     Ok(files.done)
 }
 
-/// The unit for a binary at `binary` and for this root's systemd.
+/// The unit of this text for a binary at `binary` and for this root's systemd.
 ///
 /// Amazon Linux 2 has systemd 219, which does not know groups of system calls (since 231; `@system-service` since
 /// 238): it would take the filter for an empty list and forbid the agent every call.
-fn unit_for(root: &Root, binary: &str) -> String {
-    let unit = UNIT.replace(PACKAGED_BINARY, binary);
+fn unit_for(root: &Root, text: &str, binary: &str) -> String {
+    let unit = text.replace(PACKAGED_BINARY, binary);
     let release = fs::read_to_string(root.join("/etc/os-release")).unwrap_or_default();
     let says = |line: &str| release.lines().any(|l| l.replace('"', "") == line);
     if !(says("ID=amzn") && says("VERSION_ID=2")) {

@@ -28,6 +28,10 @@ fn an_image_gets_binary_unit_rule_and_link_and_a_second_run_changes_nothing() {
             "wrote /etc/systemd/system/nvme-agent.service",
             "wrote /etc/udev/rules.d/64-nvme-agent-md.rules",
             "enabled by /etc/systemd/system/basic.target.wants/nvme-agent.service",
+            "wrote /etc/systemd/system/nvme-agent-report.service",
+            "enabled by /etc/systemd/system/kubelet.service.wants/nvme-agent-report.service",
+            "wrote /etc/systemd/system/nvme-agent-report.timer",
+            "enabled by /etc/systemd/system/timers.target.wants/nvme-agent-report.timer",
         ]
     );
     let unit = fs::read_to_string(root.join(UNIT_PATH)).unwrap();
@@ -65,6 +69,17 @@ fn a_package_is_not_shadowed() {
     assert!(!root.join(UNIT_PATH).exists() && !root.join(UDEV_RULE_PATH).exists());
     assert_eq!(fs::read_link(root.join(LINK_PATH)).unwrap(), Path::new(PACKAGED_UNITS[0]));
     assert!(root.join(DROP_IN_PATH).exists());
+    for (name, link) in [
+        ("nvme-agent-report.service", "kubelet.service.wants"),
+        ("nvme-agent-report.timer", "timers.target.wants"),
+    ] {
+        let etc = root.join("/etc/systemd/system");
+        assert!(!etc.join(name).exists(), "{name} would shadow the package's");
+        let packaged = format!("/usr/lib/systemd/system/{name}");
+        fs::write(root.join(&packaged), "").unwrap();
+        install(&root, &options("/data")).unwrap();
+        assert_eq!(fs::read_link(etc.join(link).join(name)).unwrap(), Path::new(&packaged));
+    }
     // An operator's own copy of the unit is not ours to remove.
     fs::write(root.join(UNIT_PATH), "[Service]\n").unwrap();
     install(&root, &options("/data")).unwrap();
@@ -97,6 +112,19 @@ fn a_masked_unit_stays_masked() {
     assert_eq!(error.exit_code(), 5);
     assert!(error.to_string().contains("masked"), "{error}");
     assert!(!root.join(OWN_BINARY).exists());
+}
+
+#[test]
+fn reports_that_are_masked_stay_so_and_all_else_is_installed() {
+    let (_dir, root) = image();
+    let timer = root.join("/etc/systemd/system/nvme-agent-report.timer");
+    fs::create_dir_all(root.join("/etc/systemd/system")).unwrap();
+    symlink("/dev/null", &timer).unwrap();
+    install(&root, &options("/tmp")).unwrap();
+    assert_eq!(fs::read_link(&timer).unwrap(), Path::new("/dev/null"));
+    assert!(!root.join("/etc/systemd/system/timers.target.wants").exists());
+    let service = fs::read_to_string(root.join("/etc/systemd/system/nvme-agent-report.service")).unwrap();
+    assert!(service.contains("\nExecStart=/usr/local/bin/nvme-agent report "), "{service}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ Exit codes of report:
   0  the Node says what is the case; or there is nothing to say
   1  the API server could not be reached in time, there is no such Node, or a credential plugin failed
   2  wrong usage of the command line
-  3  refused by the API server (401, 403, 422), or its certificate is not to be trusted: trying again does not help
+  3  the API server refuses it (401, 403, 422), or its certificate is not to be trusted
   4  the configuration is wrong: kubeconfig, node name, nvme-agent's own
   5  this machine is no Kubernetes node (yet), or its name as one is not known
 

@@ -10,6 +10,7 @@ use crate::config::{Config, LabelMethod, Overrides, parse_duration};
 use crate::error::Error;
 use crate::node::Keys;
 use crate::node::report::{self, Access, LONGEST_WAIT, Options, Outcome};
+use crate::root::Root;
 use crate::state::State;
 
 /// Put labels, annotation and condition on this machine's Kubernetes Node
@@ -41,19 +42,32 @@ fn wait(text: &str) -> Result<Duration, String> {
 
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     let config = context.load(&Overrides::default())?;
-    let line = if config.label_method == LabelMethod::None {
-        "nothing is said on the Node: label_method is \"none\"".to_owned()
+    let quiet = |line: &str| Outcome { line: line.into(), changed: false, requests: 0, processes: 0 };
+    let outcome = if config.label_method == LabelMethod::None {
+        quiet("nothing is said on the Node: label_method is \"none\"")
+    } else if args.if_changed && args.kubeconfig.is_none() && !has_kubeconfig(&context.root) {
+        // The timer ticks before kubelet is set up, and on hosts that never become nodes.
+        quiet("nothing to report: there is no kubeconfig of kubelet's (yet)")
     } else {
         let memory = context.root.join(report::MEMORY_PATH);
         let state = report::observe(&context.root, &config, &memory);
         if args.if_changed && report::is_idle(&state, &memory) {
-            report::IDLE.to_owned()
+            quiet(report::IDLE)
         } else {
-            tell(&options(context, args, &config, memory)?, &state)?.line
+            tell(&options(context, args, &config, memory)?, &state)?
         }
     };
-    context.tell(&[line.clone()], &format!("{line}\n"))?;
+    if args.if_changed && !outcome.changed && context.logging.stdout_is_journal {
+        // Not a line in the journal every four minutes.
+        tracing::debug!("{}", outcome.line);
+        return Ok(0);
+    }
+    context.tell(std::slice::from_ref(&outcome.line), &format!("{}\n", outcome.line))?;
     Ok(0)
+}
+
+fn has_kubeconfig(root: &Root) -> bool {
+    root.join(report::KUBECONFIG_PATH).symlink_metadata().is_ok()
 }
 
 fn options(context: &Context, args: &Args, config: &Config, memory: PathBuf) -> Result<Options, Error> {
