@@ -1,7 +1,9 @@
 //! `cargo lab bench`: what setup costs, against the floor (the same system calls with no checks), against the old script,
 //! and against limits of its own. One VM, rounds interleaved, medians: the host is shared and emulation is slow, so that
-//! ratios count and absolute times only hint.
+//! ratios count and absolute times only hint. `cargo lab bench report` needs no VM.
 
+mod fleet;
+mod report;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -27,14 +29,26 @@ const SCRIPT: &str = "/root/old-script.sh";
 const DEADLINE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Rounds of each comparison
     #[arg(long, default_value_t = 5)]
     rounds: usize,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// What ten thousand nodes ask of an API server, also of one that throttles
+    Report(report::Args),
+}
+
 /// Measures, and prints the table. False where a limit was missed.
 pub fn run(args: &Args) -> Result<bool> {
+    if let Some(What::Report(args)) = &args.what {
+        return report::run(args);
+    }
     let agent = match std::env::var_os(runner::AGENT) {
         Some(path) => PathBuf::from(path),
         None => dist::agent()?,
@@ -52,13 +66,9 @@ pub fn run(args: &Args) -> Result<bool> {
     bench.twenty_four(own)?;
     bench.none()?;
     bench.binary(&agent)?;
-    println!("{}\n{}", machine(), bench.table.render());
-    let missed = bench.table.missed();
-    println!(
-        "{}",
-        if missed == 0 { "every limit is kept".to_owned() } else { format!("{missed} limits are missed") }
-    );
-    Ok(missed == 0)
+    println!("{}; guest: {}, 2 processors, emulated", host(), Guest::Trixie.name());
+    println!("{}\n{}", bench.table.render(), bench.table.verdict());
+    Ok(bench.table.missed() == 0)
 }
 
 struct Bench<'lab> {
@@ -285,7 +295,7 @@ fn floor(count: usize, mkfs: &str, vm: &mut Vm) -> Result<String> {
 }
 
 /// Where this was measured.
-fn machine() -> String {
+fn host() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text
         .lines()
@@ -294,10 +304,7 @@ fn machine() -> String {
     let count = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
-    format!(
-        "{count} processors ({model}), load {load} at the end; guest: {}, 2 processors, emulated",
-        Guest::Trixie.name()
-    )
+    format!("{count} processors ({model}), load {load} at the end")
 }
 
 fn ratio(a: Duration, b: Duration) -> f64 {

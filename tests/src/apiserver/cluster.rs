@@ -133,7 +133,7 @@ pub fn token_node(number: usize) -> (String, String) {
 }
 
 /// What kubelet sends when it registers.
-fn registration(name: &str) -> Value {
+pub fn registration(name: &str) -> Value {
     json!({
         "kind": "Node",
         "apiVersion": "v1",

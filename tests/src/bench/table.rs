@@ -119,6 +119,15 @@ impl Table {
         self.missed
     }
 
+    /// The same in words.
+    pub fn verdict(&self) -> String {
+        match self.missed {
+            0 => "every limit is kept".into(),
+            1 => "1 limit is missed".into(),
+            many => format!("{many} limits are missed"),
+        }
+    }
+
     /// In Markdown, aligned.
     pub fn render(&self) -> String {
         let head = ["what", "measured", "value", "limit", ""].map(str::to_owned);
