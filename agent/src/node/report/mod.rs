@@ -41,6 +41,8 @@ use retry::{Again, Failure};
 
 /// How long a report may take besides its wait for the Node.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// A try with less time than this is not begun: it could only hide the last answer behind a timeout of its own.
+const SHORTEST_TRY: Duration = Duration::from_secs(1);
 /// The longest `--wait`: nvme-agent-report.service must not outlast what systemd gives it.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
@@ -187,7 +189,7 @@ impl Run<'_> {
                 )));
             }
             let pause = retry::pause(tries, &failure, fastrand::f64());
-            if self.left() <= pause {
+            if self.left() <= pause + SHORTEST_TRY {
                 return Err(self.too_late(tries, &failure));
             }
             tracing::info!(
