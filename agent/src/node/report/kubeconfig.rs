@@ -214,27 +214,25 @@ impl Source<'_> {
     /// `proxy-url`, else what the environment says for this server. (kube's own look at the environment compares
     /// NO_PROXY with the proxy's address instead of the server's.)
     fn proxy(&self, at: &str, cluster: &Cluster, server: &Uri) -> Result<Option<Uri>> {
-        let (field, text) = match cluster.proxy_url.as_deref().filter(|url| !url.is_empty()) {
-            Some(url) => (self.wrong(&format!("{at}.proxy-url"), PROXY), url.to_owned()),
+        let first = |names: [&'static str; 2]| {
+            let set = names.into_iter().find_map(|name| Some((name, std::env::var(name).ok()?)));
+            set.filter(|(_, url)| !url.is_empty())
+        };
+        let (wrong, text, ours) = match cluster.proxy_url.as_deref().filter(|url| !url.is_empty()) {
+            Some(url) => (self.wrong(&format!("{at}.proxy-url"), PROXY), url.to_owned(), true),
             None => {
-                if Matcher::from_env().intercept(server).is_none() {
-                    return Ok(None);
-                }
-                // Once more, since the matcher keeps the password to itself.
-                let set = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter();
-                let Some((name, url)) = set.filter_map(|name| Some((name, std::env::var(name).ok()?))).next()
-                else {
-                    return Ok(None);
-                };
+                // In the matcher's order; it takes what it does not understand for none, and keeps a password to itself.
+                let set = first(["HTTPS_PROXY", "https_proxy"]).or_else(|| first(["ALL_PROXY", "all_proxy"]));
+                let Some((name, url)) = set else { return Ok(None) };
                 let url = if url.contains("://") { url } else { format!("http://{url}") };
-                (Error::Config(format!("environment variable {name}: {PROXY}")), url)
+                (Error::Config(format!("environment variable {name}: {PROXY}")), url, false)
             }
         };
         match text.parse::<Uri>() {
             Ok(url) if matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some() => {
-                Ok(Some(url))
+                Ok(Some(url).filter(|_| ours || Matcher::from_env().intercept(server).is_some()))
             }
-            _ => Err(field),
+            _ => Err(wrong),
         }
     }
 
