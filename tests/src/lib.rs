@@ -54,6 +54,7 @@
 //! bcache's udev rule is not there.
 
 pub mod apiserver;
+pub mod awscli;
 pub mod bench;
 pub mod boot;
 pub mod cache;

@@ -140,16 +140,31 @@ fn node(store: &Store, request: &Request<'_>, name: &str, status: bool) -> Resul
     let node = match verb {
         "get" => store.node(name)?,
         "delete" => store.delete(name)?,
-        _ => store.patch(request.user, name, status, patch_kind(request.headers)?, &object(request)?)?,
+        _ => store.patch(request.user, name, status, patch_kind(request)?, &object(request)?)?,
     };
     Ok(Reply::Object(StatusCode::OK, node))
 }
 
-fn patch_kind(headers: &HeaderMap) -> Result<PatchKind, Failure> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+fn patch_kind(request: &Request<'_>) -> Result<PatchKind, Failure> {
+    let kind = request.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match kind.split(';').next().unwrap_or_default().trim() {
         "application/merge-patch+json" => Ok(PatchKind::Merge),
         "application/strategic-merge-patch+json" => Ok(PatchKind::Strategic),
+        // Server-side apply merges lists by the same keys. Who owns which field is not kept: nothing is taken away, and
+        // nobody is in anybody's way. JSON is YAML; other YAML is not understood.
+        "application/apply-patch+yaml" if parameter(request.query, "fieldManager").is_some() => {
+            Ok(PatchKind::Strategic)
+        }
+        "application/apply-patch+yaml" => Err(Failure::invalid(
+            "PatchOptions.meta.k8s.io",
+            "",
+            &[Cause {
+                field: "fieldManager".into(),
+                value: String::new(),
+                problem: "is required for apply patch".into(),
+                reason: "FieldValueRequired",
+            }],
+        )),
         _ => Err(Failure::media_type()),
     }
 }
@@ -217,7 +232,7 @@ fn object(request: &Request<'_>) -> Result<Value, Failure> {
 }
 
 /// A parameter of the query, percent-decoded.
-fn parameter(query: &str, name: &str) -> Option<String> {
+pub fn parameter(query: &str, name: &str) -> Option<String> {
     let (_, value) =
         query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?;
     let mut bytes = Vec::new();

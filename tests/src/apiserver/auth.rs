@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -11,6 +13,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
+use super::api::parameter;
 use super::pki::Pki;
 
 /// Members may do everything.
@@ -51,13 +54,23 @@ impl User {
     }
 }
 
-/// Bearer tokens that hold now.
+/// Bearer tokens that hold now. An EKS token is of this moment; whose it is, is known by the access key that signed it.
 #[derive(Default)]
 pub struct Tokens(Mutex<HashMap<String, User>>);
 
 impl Tokens {
     pub fn add(&self, token: &str, user: User) {
         self.lock().insert(token.to_owned(), user);
+    }
+
+    /// From now on `user` is who signs EKS tokens with this access key.
+    pub fn add_access_key(&self, id: &str, user: User) {
+        self.lock().insert(format!("access key {id}"), user);
+    }
+
+    fn user(&self, token: &str) -> Option<User> {
+        let key = eks_access_key(token).map(|id| format!("access key {id}"));
+        self.lock().get(key.as_deref().unwrap_or(token)).cloned()
     }
 
     /// From now on 401.
@@ -83,10 +96,29 @@ pub fn authenticate(
     }
     let bearer = headers.get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
     match bearer {
-        Some(value) => tokens.lock().get(value.strip_prefix("Bearer ")?).cloned(),
+        Some(value) => tokens.user(value.strip_prefix("Bearer ")?),
         None if certificate.is_some() => None,
         None => Some(User::anonymous()),
     }
+}
+
+/// Who signed an EKS token: a request to STS in base64, which the authenticator of EKS has carried out to learn who asks.
+/// What it checks beforehand is checked here (kubernetes-sigs/aws-iam-authenticator, pkg/token/token.go); the signature is
+/// for STS to judge.
+fn eks_access_key(token: &str) -> Option<String> {
+    let url = URL_SAFE_NO_PAD.decode(token.strip_prefix("k8s-aws-v1.")?).ok()?;
+    let url = String::from_utf8(url).ok()?;
+    let (host, query) = url.strip_prefix("https://")?.split_once("/?")?;
+    let of_sts = host.starts_with("sts.") && host.ends_with(".amazonaws.com");
+    let is = |name: &str, expected: &str| parameter(query, name).as_deref() == Some(expected);
+    let whole = is("Action", "GetCallerIdentity")
+        && is("X-Amz-Algorithm", "AWS4-HMAC-SHA256")
+        && is("X-Amz-Expires", "60")
+        && is("X-Amz-SignedHeaders", "host;x-k8s-aws-id")
+        && parameter(query, "X-Amz-Signature")?.len() == 64;
+    let scope = parameter(query, "X-Amz-Credential")?;
+    let (id, rest) = scope.split_once('/')?;
+    (of_sts && whole && rest.ends_with("/sts/aws4_request")).then(|| id.to_owned())
 }
 
 /// Asks for a certificate, takes any, and demands its key: whether it convinces is for [`authenticate`], whose no is a

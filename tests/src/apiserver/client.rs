@@ -22,6 +22,8 @@ use super::provider;
 
 pub const MERGE: &str = "application/merge-patch+json";
 pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
+/// Server-side apply; needs a `fieldManager`.
+pub const APPLY: &str = "application/apply-patch+yaml";
 
 /// For one request.
 const DEADLINE: Duration = Duration::from_secs(60);

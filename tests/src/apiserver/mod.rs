@@ -2,7 +2,7 @@
 //!
 //! Only what the agent and its tests need: Nodes, their status, events. It answers as kube-apiserver 1.36 does with
 //! `--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction`; the suite in `tests/tests/apiserver` runs
-//! against a real one too, where there is one, with the same assertions. Left out: server-side apply, PUT, protobuf.
+//! against a real one too, where there is one, with the same assertions. Left out: PUT, protobuf, who owns a field.
 
 pub mod api;
 pub mod audit;
@@ -14,6 +14,7 @@ pub mod faults;
 pub mod kubeconfig;
 pub mod patch;
 pub mod pki;
+pub mod proxy;
 pub mod real;
 pub mod rules;
 pub mod secrets;

@@ -11,9 +11,6 @@ use lab::apiserver::kubeconfig::{Authority, Login};
 use lab::apiserver::pki::ServerCertificate;
 use lab::apiserver::{Options, Server};
 use nvme_agent::error::Error;
-use nvme_agent::node::report::{self, Access};
-use nvme_agent::root::Root;
-use nvme_agent::state::State;
 use serde_json::json;
 
 use crate::node::{Node, said, secret_token, text};
@@ -287,7 +284,7 @@ fn a_server_that_stays_ill_is_an_error_in_time_that_says_what_it_answered() {
     ] {
         let node = Node::registered(&cluster);
         server.inject(rule(&node, fault.clone()));
-        let (result, time) = in_process(&node, Duration::from_secs(3));
+        let (result, time) = node.in_process(Duration::from_secs(3));
         server.faults().clear();
         let Err(error @ Error::Api(_)) = result else { panic!("{fault:?}: {result:?}") };
         let message = error.to_string();
@@ -299,20 +296,8 @@ fn a_server_that_stays_ill_is_an_error_in_time_that_says_what_it_answered() {
     let node = Node::registered(&cluster);
     *node.server.borrow_mut() = "https://127.0.0.1:1".into();
     node.login(&Login::Token("unused-token-000000000000"));
-    let (result, time) = in_process(&node, Duration::from_secs(3));
+    let (result, time) = node.in_process(Duration::from_secs(3));
     let message = result.unwrap_err().to_string();
     assert!(message.contains("https://127.0.0.1:1") && message.contains("refused"), "{message}");
     assert!(time < Duration::from_secs(6), "{time:?}");
-}
-
-fn in_process(node: &Node<'_>, patience: Duration) -> (Result<report::Outcome, Error>, Duration) {
-    let root = node.machine.root();
-    let access = Access::read(&Root::default(), Some(&node.kubeconfig_path())).unwrap();
-    let memory = node.machine.path(report::MEMORY_PATH);
-    let options = report::Options { patience, ..report::Options::new(access, node.name.as_str(), memory) };
-    let state = State::load(&root).unwrap().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let started = Instant::now();
-    let result = runtime.block_on(report::report(&options, &state));
-    (result, started.elapsed())
 }

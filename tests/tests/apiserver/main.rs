@@ -9,6 +9,7 @@ mod support;
 mod faults;
 mod node;
 mod plugins;
+mod proxies;
 mod reports;
 mod table;
 
@@ -49,6 +50,7 @@ macro_rules! cases {
 cases! {
     table::own_labels_and_annotations_by_either_patch,
     table::a_patch_that_changes_nothing_keeps_the_resource_version,
+    table::an_apply_is_merged_and_keeps_the_resource_version_where_nothing_changes,
     table::a_null_takes_a_label_away,
     table::reserved_labels_are_403,
     table::a_value_with_a_space_is_422,
@@ -77,6 +79,9 @@ cases! {
     reports::a_bad_token_and_an_expired_certificate_are_refused_at_once,
     reports::a_label_domain_of_kubernetes_is_refused_before_anybody_is_asked,
     reports::bad_input_is_one_error_that_names_file_and_field_and_nobody_is_asked,
+    proxies::a_proxy_is_used_where_environment_or_kubeconfig_say_so,
+    proxies::a_proxy_that_asks_for_a_password_gets_it_and_nobody_else,
+    proxies::an_address_of_a_proxy_that_is_none_is_one_error_that_names_it,
 }
 
 #[test]

@@ -16,6 +16,9 @@ use lab::apiserver::cluster::Cluster;
 use lab::apiserver::kubeconfig::{Authority, Exec, Login, kubeconfig};
 use lab::apiserver::secrets::Secrets;
 use lab::runner::{AGENT, logs_root};
+use nvme_agent::error::Error;
+use nvme_agent::node::report::{self, Access, Options, Outcome};
+use nvme_agent::root::Root;
 use nvme_agent::state::{Health, State};
 use serde_json::Value;
 
@@ -236,6 +239,18 @@ impl<'a> Node<'a> {
         all.extend(["--kubeconfig", &path]);
         all.extend(args);
         self.agent(&all)
+    }
+
+    /// A report by the agent's library, with a patience of the caller's choice: two minutes a case would be long.
+    pub fn in_process(&self, patience: Duration) -> (Result<Outcome, Error>, Duration) {
+        let access = Access::read(&Root::default(), Some(&self.kubeconfig_path())).unwrap();
+        let memory = self.machine.path(report::MEMORY_PATH);
+        let options = Options { patience, ..Options::new(access, self.name.as_str(), memory) };
+        let state = State::load(&self.machine.root()).unwrap().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let started = Instant::now();
+        let result = runtime.block_on(report::report(&options, &state));
+        (result, started.elapsed())
     }
 
     /// The agent with these arguments, at the most talkative level.

@@ -162,6 +162,37 @@ fn one_that_cannot_be_started_is_named() {
     assert_eq!(node.requests().len(), 0);
 }
 
+/// What AL2023's kubelet logs in with; keys that nobody gave out sign as well as others.
+#[test]
+fn the_real_aws_eks_get_token() {
+    let cluster = cluster();
+    let (name, _) = cluster.register().unwrap();
+    let node = Node::unregistered(&cluster, &name);
+    let (id, other) = ("AKIDLABLABLABLABLAB0", "AKIDLABLABLABLABLAB1");
+    let (key, session) = ("s3cret-key-of-the-lab-5f1d0b7c", "s3ssion-t0ken-of-the-lab-91ac");
+    // All EKS tokens begin so: `https://sts` in base64.
+    for secret in [key, session, "k8s-aws-v1.aHR0cHM6Ly9zdHMu"] {
+        crate::node::secret_token(secret);
+    }
+    cluster.server().unwrap().tokens().add_access_key(id, lab::apiserver::auth::User::node(&name));
+    let aws = text(&lab::awscli::AwsCli::get().unwrap().program());
+    let args = ["--region", "eu-west-1", "eks", "get-token", "--cluster-name", "lab"];
+    let login = |id: &str| {
+        let env = [("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", key), ("AWS_SESSION_TOKEN", session)];
+        node.login(&Login::Exec(Exec { command: &aws, args: &args, env: &env }));
+    };
+    login(id);
+    node.report(&[]).ok();
+    assert_eq!(node.says(), said("ready", "True", "SetupComplete"));
+    node.setup_failed("ForeignData", "-");
+    login(other);
+    node.report(&[]).fails(3, &["401"]);
+    // What it says of itself: no cluster.
+    node.login(&Login::Exec(Exec { command: &aws, args: &["eks", "get-token"], env: &[] }));
+    node.report(&[]).fails(1, &["plugin", &aws, "failed with status"]);
+    assert_eq!(node.says(), said("ready", "True", "SetupComplete"));
+}
+
 #[test]
 fn arguments_and_environment_reach_it_and_nothing_else_of_ours_does() {
     let cluster = cluster();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lab::apiserver::client::{Client, Credential, MERGE, Reply, STRATEGIC};
+use lab::apiserver::client::{APPLY, Client, Credential, MERGE, Reply, STRATEGIC};
 use lab::apiserver::cluster::{Cluster, kubelet_conditions};
 use lab::apiserver::pki::Pair;
 use serde_json::{Value, json};
@@ -95,6 +95,31 @@ pub fn a_patch_that_changes_nothing_keeps_the_resource_version(cluster: &Cluster
     }
     let first = own.patch_status(STRATEGIC, &ours("True"));
     assert_eq!(version(&own.patch_status(STRATEGIC, &ours("True"))), version(&first));
+}
+
+pub fn an_apply_is_merged_and_keeps_the_resource_version_where_nothing_changes(cluster: &Cluster) {
+    let own = Own::new(cluster);
+    let mut body = labels(json!({STATE: "ready"}));
+    body["apiVersion"] = json!("v1");
+    body["kind"] = json!("Node");
+    body["metadata"]["name"] = json!(own.name);
+    let apply = |body: &Value| {
+        let path = format!("{}?fieldManager=nvme-agent", own.path);
+        own.kubelet.patch(&path, APPLY, body).unwrap()
+    };
+    let first = apply(&body);
+    assert_eq!(
+        (first.code, &first.body["metadata"]["labels"][STATE]),
+        (200, &json!("ready")),
+        "{}",
+        first.text
+    );
+    assert_eq!(first.body["metadata"]["labels"]["kubernetes.io/os"], "linux", "others stay");
+    let version = &first.body["metadata"]["resourceVersion"];
+    assert_eq!(&apply(&body).body["metadata"]["resourceVersion"], version);
+    assert_eq!(own.patch(APPLY, &body).code, 422, "without a field manager");
+    body["metadata"]["labels"] = json!({"node-restriction.kubernetes.io/nvme": "x"});
+    refused(&apply(&body), 403, "Forbidden", "is not allowed to modify labels");
 }
 
 pub fn a_null_takes_a_label_away(cluster: &Cluster) {
