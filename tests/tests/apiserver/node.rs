@@ -2,6 +2,7 @@
 //! talkative level, and every file that it leaves is searched for every secret of the whole suite.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use lab::apiserver::audit::Entry;
 use lab::apiserver::cluster::Cluster;
@@ -347,6 +348,23 @@ impl<'a> Node<'a> {
             let own = entry.path.contains(&self.name) || entry.path.ends_with("/events");
             assert!(own || entry.query.contains(&self.name), "{entry:?}");
         }
+    }
+
+    /// Every file of the machine, its length and when it was last written.
+    pub fn files(&self) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+        fn below(dir: &Path, all: &mut BTreeMap<PathBuf, (u64, SystemTime)>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                let meta = path.symlink_metadata().unwrap();
+                if meta.is_dir() {
+                    below(&path, all);
+                }
+                all.insert(path, (meta.len(), meta.modified().unwrap()));
+            }
+        }
+        let mut all = BTreeMap::new();
+        below(self.machine.root().as_path(), &mut all);
+        all
     }
 
     /// What this node has asked of the test server; nothing is known of a real one.

@@ -228,7 +228,12 @@ pub fn a_label_domain_of_kubernetes_is_refused_before_anybody_is_asked(cluster: 
         node.machine.file("/etc/nvme-agent/config.toml", &format!("label_domain = \"{domain}\""));
         node.report(&[]).fails(4, &["config.toml:1", "label_domain"]);
     }
+    node.machine.file("/etc/nvme-agent/config.toml", "");
+    *node.env.borrow_mut() = vec![("NVME_AGENT_LABEL_DOMAIN".into(), "kubernetes.io".into())];
+    node.report(&[]).fails(4, &["NVME_AGENT_LABEL_DOMAIN", "kubernetes.io"]);
+    node.env.borrow_mut().clear();
     assert_eq!(methods(&node), [] as [Method; 0]);
+    assert!(!node.machine.path(nvme_agent::node::report::MEMORY_PATH).exists(), "nothing is written");
     node.machine
         .file("/etc/nvme-agent/config.toml", "label_domain = \"storage.example.com\"\nprofile = \"scratch\"");
     node.report(&[]).ok();
@@ -243,7 +248,11 @@ pub fn bad_input_is_one_error_that_names_file_and_field_and_nobody_is_asked(clus
     node.login(&Login::Token(&token));
     let path = node.kubeconfig_path();
     let good = std::fs::read_to_string(&path).unwrap();
-    let before = node.seen();
+    let (before, files) = (node.seen(), node.files());
+    // What is read is root's, so that "unreadable" is something else than a file.
+    let pair = cluster.pki().client(&User::node(&node.name)).unwrap();
+    crate::node::secret_key(&pair.key);
+    let certificate = text(&node.file("client.crt", &pair.certificate));
     for (name, bad, words) in [
         ("not YAML", "\t{".to_owned(), &["kubeconfig"][..]),
         ("a list", "- a\n- b\n".into(), &["kubeconfig"]),
@@ -265,12 +274,20 @@ pub fn bad_input_is_one_error_that_names_file_and_field_and_nobody_is_asked(clus
             &["users[kubelet]", "token"],
         ),
         (
-            "no such key file",
+            "no such certificate",
             good.replace(
                 &format!("token: {token}"),
                 "client-certificate: /nonexistent/a\n      client-key: /nonexistent/b",
             ),
-            &["users[kubelet]", "client-", "/nonexistent"],
+            &["users[kubelet].client-certificate:", "/nonexistent/a"],
+        ),
+        (
+            "unreadable key",
+            good.replace(
+                &format!("token: {token}"),
+                &format!("client-certificate: {certificate}\n      client-key: /proc"),
+            ),
+            &["users[kubelet].client-key:", "/proc"],
         ),
         (
             "key that is none",
@@ -307,8 +324,12 @@ pub fn bad_input_is_one_error_that_names_file_and_field_and_nobody_is_asked(clus
         let arguments = ["report", "--kubeconfig", &path, &name];
         node.agent(&arguments).fails(4, &["--node-name", "expected the name of a Node"]);
     }
+    // Not a node (yet): neither kubelet's kubeconfig nor its name for the Node.
+    node.agent(&["report", "--node-name", &node.name]).fails(5, &["/var/lib/kubelet/kubeconfig"]);
+    node.agent(&["report", "--kubeconfig", &text(&path)]).fails(5, &["--node-name"]);
     assert_eq!(methods(&node), [] as [Method; 0]);
     assert_eq!(node.seen()["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+    assert_eq!(node.files(), files, "nothing is written");
 }
 
 /// The lines of a script that prints an ExecCredential with this token.
