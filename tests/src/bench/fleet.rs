@@ -5,12 +5,15 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
+use kube::Config;
 use nvme_agent::exec;
 use nvme_agent::node::report::{self, Access, Options, Outcome};
 use nvme_agent::node::{Keys, Readiness};
 use nvme_agent::root::Root;
 use nvme_agent::state::{Health, State};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -184,29 +187,38 @@ impl Fleet {
         round.busiest_second = round.busiest_second.max(busiest);
     }
 
-    /// Every Node says `state`, and still has what kubelet wrote.
-    pub fn all_say(&self, state: &State) -> Result<()> {
-        for Member { options, .. } in &self.members {
-            let name = &options.node;
-            let node = self.server.store().node(name).map_err(|failure| anyhow::anyhow!(failure.message))?;
-            check(&node, &Readiness::of(state, &options.keys, ""), &options.keys).context(name.clone())?;
-        }
-        Ok(())
+    /// Nodes that do not say `state`, or lack what kubelet wrote: what is wrong with each.
+    pub fn wrong(&self, state: &State) -> Vec<String> {
+        let problem = |Member { options, .. }: &Member| {
+            let node = self.server.store().node(&options.node).map_err(|failure| failure.message);
+            let words = Readiness::of(state, &options.keys, "");
+            let problem = node.and_then(|node| check(&node, &words, &options.keys)).err()?;
+            Some(format!("Node {}: {problem}", options.node))
+        };
+        self.members.iter().filter_map(problem).collect()
     }
 }
 
-fn check(node: &Value, words: &Readiness, keys: &Keys) -> Result<()> {
+fn check(node: &Value, words: &Readiness, keys: &Keys) -> Result<(), String> {
     for (key, value) in &words.labels {
-        ensure!(node["metadata"]["labels"][key] == **value, "label {key}: expected {value} in {node}");
+        let found = &node["metadata"]["labels"][key];
+        if *found != **value {
+            return Err(format!("label {key}: expected {value}, found {found}"));
+        }
     }
-    let conditions = node["status"]["conditions"].as_array().context("no conditions")?;
+    let conditions = node["status"]["conditions"].as_array().ok_or("no conditions")?;
     let ours = conditions.iter().find(|condition| condition["type"] == keys.condition());
-    let Some(ours) = ours else { bail!("no condition of ours in {node}") };
-    ensure!(ours["reason"] == *words.condition.reason, "reason: {ours}");
+    let reason = ours.map(|ours| &ours["reason"]);
+    if reason.is_none_or(|reason| *reason != *words.condition.reason) {
+        return Err(format!("condition: expected {}, found {ours:?}", words.condition.reason));
+    }
     let kubelets = kubelet_conditions();
-    let kubelets = kubelets.as_array().context("kubelet's conditions")?;
-    ensure!(kubelets.iter().all(|condition| conditions.contains(condition)), "kubelet's conditions: {node}");
-    Ok(())
+    let kept = |condition: &Value| conditions.contains(condition);
+    if kubelets.as_array().is_some_and(|all| all.iter().all(kept)) {
+        Ok(())
+    } else {
+        Err("kubelet's own conditions are not as they were".into())
+    }
 }
 
 /// One node.
@@ -222,22 +234,26 @@ impl Member {
         let name = format!("ip-10-{}-{}-{}.ec2.internal", number >> 16, number >> 8 & 255, number & 255);
         let token = format!("t0ken-0f-fleet-{number:05}-9c1d4e7ab3");
         server.tokens().add(&token, User::node(&name));
+        // Each its own: whoever replaces a file looks for what others have left in its directory.
+        let dir = dir.path().join(number.to_string());
+        fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         let write = |kind: &str, text: String| {
-            let path = dir.path().join(format!("{number}.{kind}"));
+            let path = dir.join(kind);
             fs::write(&path, text).with_context(|| format!("write {}", path.display())).map(|()| path)
-        };
-        let access = |kind: &str, login: &Login<'_>| -> Result<Access> {
-            let text = kubeconfig(&server.url(), &Authority::Data(&server.pki().ca), login);
-            Ok(Access::read(&Root::default(), Some(&write(kind, text)?))?)
         };
         let credential = json!({
             "apiVersion": "client.authentication.k8s.io/v1beta1", "kind": "ExecCredential", "status": {"token": token},
         });
         let file = write("credential", credential.to_string())?.display().to_string();
         let plugin = Exec { command: PLUGIN, args: &[&file], env: &[] };
-        let memory = dir.path().join(format!("{number}.reported.json"));
-        let options = Options::new(access("exec", &Login::Exec(plugin))?, name, memory);
-        Ok(Member { options, token: access("token", &Login::Token(&token))? })
+        let memory = dir.join("reported.json");
+        let text = kubeconfig(&server.url(), &Authority::Data(&server.pki().ca), &Login::Exec(plugin));
+        let access = Access::read(&Root::default(), Some(&write("kubeconfig", text)?))?;
+        let mut config = Config::new(server.url().parse().context("the server's URL")?);
+        let ca = CertificateDer::from_pem_slice(server.pki().ca.as_bytes()).context("the CA")?;
+        config.root_cert = Some(vec![ca.to_vec()]);
+        config.auth_info.token = Some(token.into());
+        Ok(Member { options: Options::new(access, name, memory), token: Access::with(config) })
     }
 
     fn ticking(&self) -> Options {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nvme_agent::node::report::PATIENCE;
-use nvme_agent::state::Health;
+use nvme_agent::state::{Health, State};
 
 use super::fleet::{Fleet, Round, state};
 use super::table::{Table, seconds};
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<bool> {
     let round = reports(&fleet, "A change", || fleet.tick(&ready))?;
     costs(&mut table, "a change", &round, (3, 1));
     succeeded(&mut table, "a change", &fleet, &round);
-    fleet.all_say(&ready)?;
+    said(&mut table, "a change", &fleet, &ready);
 
     let round = reports(&fleet, "A tick without a change", || fleet.tick(&ready))?;
     costs(&mut table, "an unchanged tick", &round, (0, 0));
@@ -55,6 +55,7 @@ pub fn run(args: &Args) -> Result<bool> {
     let measured = format!("{} in all, in {}", round.requests, seconds(round.wall));
     table.at_most(&format!("{what}: requests that are not refused"), measured, most, (3.0, "a node"));
     succeeded(&mut table, &what, &fleet, &round);
+    said(&mut table, &what, &fleet, &lost);
     let p99 = percentile(&round.times, 0.99);
     let measured = format!(
         "median {}, longest {}",
@@ -65,7 +66,6 @@ pub fn run(args: &Args) -> Result<bool> {
     let measured = format!("{} of {}", round.throttled, round.throttled + round.requests);
     table.note(&format!("{what}: refused with 429"), measured);
     table.note(&format!("{what}: busiest second"), format!("{} requests", round.busiest_second));
-    fleet.all_say(&lost)?;
     let events = fleet.server.store().events().len();
     table.note("Events", format!("{events} of {}", 2 * fleet.count()));
 
@@ -98,6 +98,15 @@ fn costs(table: &mut Table, what: &str, round: &Round, limit: (u32, u32)) {
 fn succeeded(table: &mut Table, what: &str, fleet: &Fleet, round: &Round) {
     let measured = format!("{} of {} succeeded", round.times.len(), fleet.count());
     table.at_most(&format!("{what}: failures"), measured, round.failed.len() as f64, (0.0, "nodes"));
+}
+
+fn said(table: &mut Table, what: &str, fleet: &Fleet, state: &State) {
+    let wrong = fleet.wrong(state);
+    for problem in wrong.iter().take(3) {
+        note(&format!("    {problem}"));
+    }
+    let measured = format!("{} of {} as they should be", fleet.count() - wrong.len(), fleet.count());
+    table.at_most(&format!("{what}: wrong Nodes"), measured, wrong.len() as f64, (0.0, "nodes"));
 }
 
 /// Of times in order.
@@ -148,9 +157,9 @@ mod tests {
         let tick = fleet.tick(&ready);
         costs(&mut table, "tick", &tick, (0, 0));
         succeeded(&mut table, "tick", &fleet, &tick);
-        fleet.all_say(&ready).unwrap();
+        said(&mut table, "tick", &fleet, &ready);
         assert_eq!(table.missed(), 0, "{}", table.render());
-        assert!(fleet.all_say(&failed).is_err());
+        assert_eq!(fleet.wrong(&failed).len(), 5);
         // And a limit that is broken is seen.
         fleet.server.faults().throttle(0);
         fleet.set_patience(Duration::from_secs(1));

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{logs_root, workspace};
 use crate::debian::ensure_host_tools;
+use crate::progress::say;
 
 /// A check; what it gives back is the number of tests in it, where it has such.
 pub struct Check {
@@ -36,7 +37,15 @@ impl Check {
 
 fn unit_tests(log: &Path) -> Result<Option<usize>> {
     let text = cargo(log, &["test", "--workspace", "--no-fail-fast"])?;
+    for line in skipped(&text) {
+        say(line);
+    }
     Ok(Some(passed(&text)))
+}
+
+/// What tests say that could not be run here, past libtest, which keeps what a test prints to itself.
+fn skipped(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|line| line.find("SKIPPED ").map(|at| &line[at..])).collect()
 }
 
 fn clippy(log: &Path) -> Result<Option<usize>> {
@@ -138,6 +147,12 @@ mod tests {
         for script in [".ci/run", "tests/guest/image.sh"] {
             assert!(scripts.contains(&PathBuf::from(script)), "{scripts:?}");
         }
+    }
+
+    #[test]
+    fn what_was_skipped_is_found() {
+        let text = "running 2 tests\ntest a ... SKIPPED a: X is not set\ntest a ... ok\nSKIPPED b: Y\n";
+        assert_eq!(skipped(text), ["SKIPPED a: X is not set", "SKIPPED b: Y"]);
     }
 
     #[test]
