@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod args;
+mod gate;
 mod install;
 mod output;
 mod plan;
@@ -32,6 +33,12 @@ Exit codes of setup, plan, teardown and install:
   7  a step failed
   8  what is there after the steps is not what was planned
   9  another run is active and did not end in time
+
+Exit codes of gate:
+  0  the node may join
+  1  it must not
+  2  wrong usage of the command line
+  4  the configuration is wrong
 
 Exit codes of status:
   0  ready, or absent (no drives, none expected)
@@ -98,6 +105,7 @@ enum Command {
     Setup(setup::Args),
     Plan(plan::Args),
     Status(status::Args),
+    Gate(gate::Args),
     Install(install::Args),
     Teardown(teardown::Args),
 }
@@ -167,7 +175,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let kind = match cli.command {
         Command::Plan(_) | Command::Status(_) => Kind::Looks,
-        Command::Setup(_) | Command::Install(_) | Command::Teardown(_) => Kind::Acts,
+        Command::Setup(_) | Command::Gate(_) | Command::Install(_) | Command::Teardown(_) => Kind::Acts,
     };
     let root = Root::new(cli.global.root);
     let level = log_level(cli.global.log_level, kind);
@@ -178,6 +186,7 @@ pub fn run() -> ExitCode {
         Command::Setup(args) => setup::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),
         Command::Status(args) => status::run(&context, &args),
+        Command::Gate(args) => gate::run(&context, &args),
         Command::Install(args) => install::run(&context, &args),
         Command::Teardown(args) => teardown::run(&context, &args),
     });

@@ -1,7 +1,11 @@
 //! node: what the Kubernetes Node says about the local storage, and the ways by which it comes to say so.
 //!
 //! [`labels`] makes the words (labels, annotation, condition, taint) from the state; nothing else knows their keys.
+//! [`registration`] has them in the Node's CREATE; [`gate`] keeps a failed node from joining where that is wanted.
 
+pub mod gate;
 pub mod labels;
+pub mod nodeadm;
+pub mod registration;
 
 pub use labels::{Condition, Keys, Readiness, Status};
