@@ -10,7 +10,7 @@ use crate::image::Guest;
 use crate::runner::{Ctx, Scenario, Tier};
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "adoption-arrays", tier: Tier::Full, run: arrays },
+    Scenario { name: "adoption-arrays", tier: Tier::Normal, run: arrays },
     Scenario { name: "adoption-single", tier: Tier::Full, run: single },
     Scenario { name: "adoption-boot-single", tier: Tier::Full, run: boot_single },
     Scenario { name: "adoption-boot-array", tier: Tier::Full, run: boot_array },

@@ -9,9 +9,9 @@ use crate::runner::{Ctx, Scenario, Tier};
 use crate::vm::{Output, Vm};
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "company-private-tmp", tier: Tier::Full, run: private_tmp },
+    Scenario { name: "company-private-tmp", tier: Tier::Normal, run: private_tmp },
     Scenario { name: "company-systemd-race", tier: Tier::Normal, run: systemd_race },
-    Scenario { name: "company-md0-taken", tier: Tier::Full, run: md0_taken },
+    Scenario { name: "company-md0-taken", tier: Tier::Normal, run: md0_taken },
     Scenario { name: "company-late-member", tier: Tier::Full, run: late_member },
     Scenario { name: "company-namespaces", tier: Tier::Full, run: namespaces },
 ];

@@ -22,7 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "crash-coverage", tier: Tier::Full, run: coverage },
     Scenario {
         name: "crash-kill-fresh-two",
-        tier: Tier::Full,
+        tier: Tier::Normal,
         run: |ctx| each_moment(ctx, "fresh-two", kill),
     },
     Scenario {

@@ -12,7 +12,7 @@ use crate::image::{Guest, ROOT_PARTUUID};
 use crate::runner::{Ctx, Scenario, Tier};
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "ebs-volumes", tier: Tier::Full, run: volumes },
+    Scenario { name: "ebs-volumes", tier: Tier::Normal, run: volumes },
     Scenario { name: "ebs-nvme-loop", tier: Tier::Full, run: nvme_loop },
     Scenario { name: "ebs-root-on-instance-store", tier: Tier::Full, run: root_on_instance_store },
 ];

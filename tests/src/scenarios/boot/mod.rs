@@ -17,7 +17,7 @@ use crate::vm::Vm;
 use checks::Identity;
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "boot-trixie", tier: Tier::Full, run: |ctx| life(ctx, Guest::Trixie) },
+    Scenario { name: "boot-trixie", tier: Tier::Normal, run: |ctx| life(ctx, Guest::Trixie) },
     Scenario { name: "boot-stop-start", tier: Tier::Full, run: |ctx| stop_start::cost(ctx, Guest::Bookworm) },
     Scenario { name: "boot-unit", tier: Tier::Full, run: unit::judged },
     Scenario { name: "boot-slow-reload", tier: Tier::Normal, run: unit::slow_reload },
