@@ -131,6 +131,7 @@ pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
         state,
         readiness,
         session: None,
+        first: None,
         deadline: Instant::now() + options.patience + options.wait.unwrap_or_default(),
         requests: 0,
         processes: 0,
@@ -162,6 +163,9 @@ struct Run<'a> {
     state: &'a State,
     readiness: Readiness,
     session: Option<(Session, Api)>,
+    /// What the Node lacked when it was first read. A patch whose answer was lost may have been done all the same: the
+    /// next look then finds nothing to change, and it is still to be told.
+    first: Option<Change>,
     deadline: Instant,
     requests: u32,
     processes: u32,
@@ -219,7 +223,8 @@ impl Run<'_> {
         let node = self.counted(node)?;
         let at = jiff::Timestamp::try_from(now).unwrap_or_default();
         let change = diff::diff(&node, &self.readiness, &self.options.keys, at);
-        let Some(patch) = change.patch() else { return Ok((node, change)) };
+        let told = self.first.get_or_insert_with(|| change.clone()).clone();
+        let Some(patch) = change.patch() else { return Ok((node, told)) };
         let after = self.patch(&patch).await?;
         // Where metadata was not taken along with the status (a proxy, a webhook), it goes by itself.
         let rest = diff::diff(&after, &self.readiness, &self.options.keys, at);
@@ -229,7 +234,7 @@ impl Run<'_> {
                 self.patch(&patch).await?;
             }
         }
-        Ok((node, change))
+        Ok((node, told))
     }
 
     async fn patch(&mut self, patch: &diff::Patch) -> Result<Node, Failure> {
