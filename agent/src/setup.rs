@@ -9,7 +9,7 @@ use crate::apply::{self, Context, systemd};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::install::hook;
-use crate::node::registration;
+use crate::node::{registration, report};
 use crate::observe::{self, How, Inventory};
 use crate::persist::{FSTAB_PATH, atomic, fstab};
 use crate::plan::{self, Outcome, Plan, Promise, Step};
@@ -262,11 +262,11 @@ impl Session {
             && before.message == state.message
         {
             // Nothing was done: what the run that did it told, its steps and times, stays.
-            registration::update(root, config, &before);
+            tell_node(root, config, &before);
             return Ok(before);
         }
         let written = state.write(root);
-        registration::update(root, config, &state);
+        tell_node(root, config, &state);
         written.map(|()| state)
     }
 
@@ -292,6 +292,12 @@ impl Session {
             state.drives = u32::try_from(promise.serials.len()).unwrap_or(u32::MAX);
         }
     }
+}
+
+/// What the Node is to say of it. The API server is not asked here: kubelet's start and a timer do that.
+fn tell_node(root: &Root, config: &Config, state: &State) {
+    registration::update(root, config, state);
+    report::mark_idle(root, state);
 }
 
 /// Observes and plans; waits for drives that ought to be there, until the deadline.

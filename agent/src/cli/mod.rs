@@ -144,6 +144,11 @@ impl Context {
         config::load(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
     }
 
+    /// What of a wrong configuration is about the Node, see [`config::node_part`].
+    fn load_node_part(&self) -> Option<Config> {
+        config::node_part(&self.root, self.config.as_deref(), std::env::vars_os())
+    }
+
     /// Tells a result: `lines` to the journal where events go there, `text` to a person. Never both to one reader.
     fn tell(&self, lines: &[String], text: &str) -> Result<()> {
         if self.logging.to_journal {

@@ -97,29 +97,42 @@ fn override_in<'a>(arguments: impl Iterator<Item = &'a str>) -> Option<String> {
     found.map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty())
 }
 
-/// The override of the running kubelet with the lowest pid. Only processes of init's user count: anybody may call a
-/// program of theirs kubelet.
+/// The override of the running kubelet with the lowest pid.
 fn from_processes(root: &Root) -> Option<(u32, String)> {
-    let proc = root.join("/proc");
-    let init = fs::metadata(proc.join("1")).ok()?.uid();
-    let pids =
-        fs::read_dir(&proc).ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut pids: Vec<u32> = pids.collect();
-    pids.sort_unstable();
-    pids.into_iter().find_map(|pid| {
-        let dir = proc.join(pid.to_string());
-        if fs::metadata(&dir).ok()?.uid() != init {
-            return None;
-        }
-        from_command_line(&text(&dir.join("cmdline")).ok()?).map(|name| (pid, name))
-    })
+    let found = kubelets(root);
+    found.into_iter().find_map(|(pid, line)| Some((pid, override_in(line.split('\0').skip(1))?)))
 }
 
-/// The override on a command line as /proc has it, each argument ended by NUL; none where it is not kubelet's.
-fn from_command_line(text: &str) -> Option<String> {
-    let mut arguments = text.split('\0');
-    let program = arguments.next()?;
-    (Path::new(program).file_name()? == "kubelet").then(|| override_in(arguments))?
+/// Which run of kubelet is on this machine: its pid and when it started, in ticks since boot; none where there is none.
+/// A kubelet registers its Node once, when it starts.
+pub fn kubelet(root: &Root) -> Option<String> {
+    let (pid, _) = kubelets(root).into_iter().next()?;
+    let stat = text(&root.join(format!("/proc/{pid}/stat"))).ok()?;
+    // proc_pid_stat(5): field 22; the name, which is the second, may have spaces and brackets in it.
+    let started = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?;
+    Some(format!("{pid}/{started}"))
+}
+
+/// Pid and command line, as /proc has it, of every kubelet, by pid. Only processes of init's user count: anybody may
+/// call a program of theirs kubelet.
+fn kubelets(root: &Root) -> Vec<(u32, String)> {
+    let proc = root.join("/proc");
+    let (Ok(init), Ok(entries)) = (fs::metadata(proc.join("1")), fs::read_dir(&proc)) else {
+        return Vec::new();
+    };
+    let mut pids: Vec<u32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    let line = |pid: u32| {
+        let dir = proc.join(pid.to_string());
+        if fs::metadata(&dir).ok()?.uid() != init.uid() {
+            return None;
+        }
+        let line = text(&dir.join("cmdline")).ok()?;
+        let program = line.split('\0').next()?;
+        (Path::new(program).file_name()? == "kubelet").then_some((pid, line))
+    };
+    pids.into_iter().filter_map(line).collect()
 }
 
 /// A file's text, bytes that are no text replaced; empty where there is none.
@@ -171,6 +184,25 @@ mod tests {
         let error = find(&root, None).unwrap_err();
         assert_eq!(error.exit_code(), 5);
         assert!(error.to_string().contains("--node-name"), "{error}");
+    }
+
+    #[test]
+    fn a_kubelet_that_was_started_again_is_another_one() {
+        let stat = |start: u32| format!("41 (kube (l)et) S 1 {} {start} 0 0\n", "0 ".repeat(17));
+        let (_dir, root) = fixture(&[
+            ("/proc/1/cmdline", "/sbin/init\0"),
+            ("/proc/41/cmdline", "/usr/bin/kubelet\0--v=2\0"),
+            ("/proc/41/stat", &stat(1200)),
+        ]);
+        assert_eq!(kubelet(&root).as_deref(), Some("41/1200"));
+        fs::write(root.join("/proc/41/stat"), stat(3400)).unwrap();
+        assert_eq!(kubelet(&root).as_deref(), Some("41/3400"));
+        for rubbish in ["", "41 kubelet", "41 (kubelet) S 1"] {
+            fs::write(root.join("/proc/41/stat"), rubbish).unwrap();
+            assert_eq!(kubelet(&root), None, "{rubbish}");
+        }
+        fs::write(root.join("/proc/41/cmdline"), "/usr/bin/less\0kubelet\0").unwrap();
+        assert_eq!(kubelet(&root), None);
     }
 
     #[test]
