@@ -12,6 +12,7 @@ use crate::root::Root;
 pub const ENVIRONMENT_PATH: &str = "/etc/eks/kubelet/environment";
 const ARGUMENTS: &str = "NODEADM_KUBELET_ARGS";
 const FLAG: &str = "--hostname-override";
+const PROGRAM: &str = "kubelet";
 /// Longest name of a Node (apimachinery, `validation.DNS1123SubdomainMaxLength`), in bytes.
 const NAME_MAX: usize = 253;
 /// Larger than any command line or environment file of a kubelet, in bytes.
@@ -99,40 +100,41 @@ fn override_in<'a>(arguments: impl Iterator<Item = &'a str>) -> Option<String> {
 
 /// The override of the running kubelet with the lowest pid.
 fn from_processes(root: &Root) -> Option<(u32, String)> {
-    let found = kubelets(root);
-    found.into_iter().find_map(|(pid, line)| Some((pid, override_in(line.split('\0').skip(1))?)))
+    kubelets(root).into_iter().find_map(|pid| {
+        let line = text(&root.join(format!("/proc/{pid}/cmdline"))).ok()?;
+        let mut arguments = line.split('\0');
+        let is_kubelet = Path::new(arguments.next()?).file_name()? == PROGRAM;
+        is_kubelet.then(|| override_in(arguments)).flatten().map(|name| (pid, name))
+    })
 }
 
 /// Which run of kubelet is on this machine: its pid and when it started, in ticks since boot; none where there is none.
 /// A kubelet registers its Node once, when it starts.
 pub fn kubelet(root: &Root) -> Option<String> {
-    let (pid, _) = kubelets(root).into_iter().next()?;
+    let pid = kubelets(root).into_iter().next()?;
     let stat = text(&root.join(format!("/proc/{pid}/stat"))).ok()?;
     // proc_pid_stat(5): field 22; the name, which is the second, may have spaces and brackets in it.
     let started = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?;
     Some(format!("{pid}/{started}"))
 }
 
-/// Pid and command line, as /proc has it, of every kubelet, by pid. Only processes of init's user count: anybody may
-/// call a program of theirs kubelet.
-fn kubelets(root: &Root) -> Vec<(u32, String)> {
+/// The pid of every kubelet, in order. Only processes of init's user count: anybody may call a program of theirs
+/// kubelet. By its name alone: to read the command line of a process that hangs in a page fault, on a drive that does
+/// not answer, is to hang with it.
+fn kubelets(root: &Root) -> Vec<u32> {
     let proc = root.join("/proc");
     let (Ok(init), Ok(entries)) = (fs::metadata(proc.join("1")), fs::read_dir(&proc)) else {
         return Vec::new();
     };
-    let mut pids: Vec<u32> =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    pids.sort_unstable();
-    let line = |pid: u32| {
+    let is_kubelet = |pid: &u32| {
         let dir = proc.join(pid.to_string());
-        if fs::metadata(&dir).ok()?.uid() != init.uid() {
-            return None;
-        }
-        let line = text(&dir.join("cmdline")).ok()?;
-        let program = line.split('\0').next()?;
-        (Path::new(program).file_name()? == "kubelet").then_some((pid, line))
+        fs::metadata(&dir).is_ok_and(|meta| meta.uid() == init.uid())
+            && text(&dir.join("comm")).is_ok_and(|name| name.trim_end() == PROGRAM)
     };
-    pids.into_iter().filter_map(line).collect()
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids: Vec<u32> = pids.filter(is_kubelet).collect();
+    pids.sort_unstable();
+    pids
 }
 
 /// A file's text, bytes that are no text replaced; empty where there is none.
@@ -171,7 +173,12 @@ mod tests {
             "NODEADM_KUBELET_ARGS=\"--v=2 --hostname-override=i-0abc.us-west-2.compute.internal\"\n";
         let (_dir, root) = fixture(&[
             ("/proc/1/cmdline", "/sbin/init\0"),
+            ("/proc/7/comm", "kubelet-not\n"),
             ("/proc/7/cmdline", "/usr/bin/kubelet-not\0--hostname-override=wrong\0"),
+            // Whoever calls himself so, but is not.
+            ("/proc/8/comm", "kubelet\n"),
+            ("/proc/8/cmdline", "/usr/bin/tail\0--hostname-override=wrong\0"),
+            ("/proc/41/comm", "kubelet\n"),
             ("/proc/41/cmdline", KUBELET),
             ("/proc/sys/x", ""),
             (ENVIRONMENT_PATH, environment),
@@ -180,7 +187,7 @@ mod tests {
         assert_eq!(find(&root, None).unwrap(), "i-0abc.us-west-2.compute.internal");
         fs::write(root.join(ENVIRONMENT_PATH), "NODEADM_KUBELET_ARGS=\"--v=2\"\n").unwrap();
         assert_eq!(find(&root, None).unwrap(), "ip-10-0-0-2.ec2.internal");
-        fs::remove_file(root.join("/proc/41/cmdline")).unwrap();
+        fs::remove_file(root.join("/proc/41/comm")).unwrap();
         let error = find(&root, None).unwrap_err();
         assert_eq!(error.exit_code(), 5);
         assert!(error.to_string().contains("--node-name"), "{error}");
@@ -191,7 +198,7 @@ mod tests {
         let stat = |start: u32| format!("41 (kube (l)et) S 1 {} {start} 0 0\n", "0 ".repeat(17));
         let (_dir, root) = fixture(&[
             ("/proc/1/cmdline", "/sbin/init\0"),
-            ("/proc/41/cmdline", "/usr/bin/kubelet\0--v=2\0"),
+            ("/proc/41/comm", "kubelet\n"),
             ("/proc/41/stat", &stat(1200)),
         ]);
         assert_eq!(kubelet(&root).as_deref(), Some("41/1200"));
@@ -201,7 +208,8 @@ mod tests {
             fs::write(root.join("/proc/41/stat"), rubbish).unwrap();
             assert_eq!(kubelet(&root), None, "{rubbish}");
         }
-        fs::write(root.join("/proc/41/cmdline"), "/usr/bin/less\0kubelet\0").unwrap();
+        fs::write(root.join("/proc/41/stat"), stat(3400)).unwrap();
+        fs::write(root.join("/proc/41/comm"), "less\n").unwrap();
         assert_eq!(kubelet(&root), None);
     }
 

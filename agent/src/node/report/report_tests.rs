@@ -47,8 +47,11 @@ fn server(work: impl Fn(TcpStream) + Send + 'static) -> String {
     address.to_string()
 }
 
+/// The Node, and what was asked.
+type Kept = Arc<Mutex<(Value, Vec<String>)>>;
+
 /// An API server without TLS that has one Node and notes what it is asked; strategic merges are merges of objects here.
-fn api(node: Value) -> (String, Arc<Mutex<(Value, Vec<String>)>>) {
+fn api(node: Value) -> (String, Kept) {
     let all = Arc::new(Mutex::new((node, Vec::new())));
     let kept = all.clone();
     let address = server(move |stream| {
