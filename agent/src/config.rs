@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::node::labels;
 
 pub use check::UNIT_TIMEOUT;
-pub use load::{KEYS, Overrides, flag, load, variable};
+pub use load::{KEYS, Overrides, flag, load, node_part, variable};
 pub use node::{LabelMethod, OnBootFailure, OnFailure};
 pub use values::parse_duration;
 

@@ -8,6 +8,7 @@
 //! Where a package brought the unit, that one stays in force: only the link and the drop-in for another target
 //! are written, and a unit of an earlier `install`, which would shadow it, is removed.
 
+pub mod hook;
 mod report;
 
 use std::fs;
@@ -16,6 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 
 use crate::apply::systemd::unit_name_for_path;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::root::Root;
 
@@ -40,8 +42,8 @@ const MARK: &str = "# Written by `nvme-agent install`, which overwrites it.";
 /// What to install.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The configured target: another one than /tmp needs a drop-in.
-    pub target: String,
+    /// Another target than /tmp needs a drop-in, and some policies for a failed node need a gate.
+    pub config: Config,
     /// Have the unit run at every boot.
     pub enable: bool,
     /// The binary to install, usually the running one.
@@ -76,10 +78,11 @@ pub fn install(root: &Root, options: &Options) -> Result<Vec<String>> {
             (UNIT_PATH, Some(binary))
         }
     };
-    match drop_in(&options.target) {
+    match drop_in(&options.config.target) {
         Some(text) => files.text(DROP_IN_PATH, &text)?,
         None => files.remove_ours(DROP_IN_PATH, "the target is /tmp")?,
     }
+    hook::apply(&mut files, &options.config)?;
     if options.enable {
         files.link(LINK_PATH, unit)?;
     }

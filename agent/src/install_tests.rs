@@ -3,7 +3,8 @@
 use super::*;
 
 fn options(target: &str) -> Options {
-    Options { target: target.into(), enable: true, binary: "/bin/true".into() }
+    let config = Config { target: target.into(), ..Config::default() };
+    Options { config, enable: true, binary: "/bin/true".into() }
 }
 
 fn image() -> (tempfile::TempDir, Root) {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::apply::{self, Context, systemd};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::install::hook;
+use crate::node::{registration, report};
 use crate::observe::{self, How, Inventory};
 use crate::persist::{FSTAB_PATH, atomic, fstab};
 use crate::plan::{self, Outcome, Plan, Promise, Step};
@@ -27,8 +29,10 @@ const ROUNDS: usize = 3;
 /// By class, see [`Error::exit_code`].
 pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     let mut session = Session { trigger, started: Some(Instant::now()), ..Session::default() };
-    let lock =
-        suitable(root, &observe::host::read(root)).and_then(|()| lock::take(root, config.lock_timeout));
+    let lock = suitable(root, &observe::host::read(root)).and_then(|()| {
+        session.before(root, config);
+        lock::take(root, config.lock_timeout)
+    });
     match lock {
         // Whoever holds the lock reports.
         Err(busy @ Error::Busy { .. }) => Err(busy),
@@ -108,6 +112,27 @@ struct Session {
 }
 
 impl Session {
+    /// Before anything can go wrong or take time: nothing of an earlier boot is left for the Node to say, and the gate is
+    /// where the configuration wants it.
+    fn before(&self, root: &Root, config: &Config) {
+        if self.trigger == Trigger::Boot {
+            registration::expect_failure(root, config);
+        }
+        let changed = hook::ensure(root, config).unwrap_or_else(|error| {
+            tracing::warn!("the gate: {error}");
+            Vec::new()
+        });
+        for line in &changed {
+            tracing::info!("{line}");
+        }
+        // The unit may be waiting for its start already, as it was before.
+        if changed.iter().any(|line| !line.starts_with("note: "))
+            && let Err(error) = systemd::reload(root)
+        {
+            tracing::warn!("{error}");
+        }
+    }
+
     fn torn_down(&mut self, done: Vec<String>) -> Plan {
         for line in &done {
             tracing::warn!("teardown, as asked for in an earlier boot: {line}");
@@ -237,10 +262,12 @@ impl Session {
             && before.message == state.message
         {
             // Nothing was done: what the run that did it told, its steps and times, stays.
+            tell_node(root, config, &before);
             return Ok(before);
         }
-        state.write(root)?;
-        Ok(state)
+        let written = state.write(root);
+        tell_node(root, config, &state);
+        written.map(|()| state)
     }
 
     fn fill(&self, state: &mut State, config: &Config) {
@@ -265,6 +292,12 @@ impl Session {
             state.drives = u32::try_from(promise.serials.len()).unwrap_or(u32::MAX);
         }
     }
+}
+
+/// What the Node is to say of it. The API server is not asked here: kubelet's start and a timer do that.
+fn tell_node(root: &Root, config: &Config, state: &State) {
+    registration::update(root, config, state);
+    report::mark_idle(root, state);
 }
 
 /// Observes and plans; waits for drives that ought to be there, until the deadline.

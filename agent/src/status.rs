@@ -5,6 +5,7 @@
 
 mod judge;
 mod live;
+mod node;
 mod text;
 
 use std::time::SystemTime;
@@ -17,6 +18,7 @@ use crate::state::{State, StepTime, rfc3339};
 
 pub use judge::judge;
 pub use live::{Live, Usage};
+pub use node::{NodePart, ReportedPart};
 
 /// Format of the JSON. Grows when a field changes its meaning or goes, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -86,6 +88,7 @@ pub struct Report {
     /// The last setup of this boot.
     pub last_setup: Option<SetupPart>,
     pub persistence: PersistencePart,
+    pub node: NodePart,
     /// The machine itself; none for another root than this machine's.
     pub host: Option<HostPart>,
     /// Said aloud by the last setup.
@@ -179,5 +182,6 @@ pub fn report(root: &Root, config: &Config, problems: Vec<String>) -> Report {
     let mut live = Live::look(root, config, target);
     unreadable.append(&mut live.problems);
     live.problems = unreadable;
-    judge(config, state.as_ref(), &live, &rfc3339(SystemTime::now()))
+    let report = judge(config, state.as_ref(), &live, &rfc3339(SystemTime::now()));
+    Report { node: NodePart::read(root), ..report }
 }

@@ -120,6 +120,7 @@ fn exit_codes_are_those_of_the_help() {
         table("\nOf `setup`, `plan`, `teardown` and `install`:\n"),
         codes("Exit codes of setup, plan,")
     );
+    assert_eq!(table("\nOf `gate`:\n"), codes("Exit codes of gate"));
     assert_eq!(table("\nOf `status`:\n"), codes("Exit codes of status"));
     assert_eq!(table("\nOf `report`:\n"), codes("Exit codes of report"));
 }

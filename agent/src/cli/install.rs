@@ -25,7 +25,7 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
     // A wrong configuration is better found while an image is built than when a node boots.
     let config = context.load(&Overrides::default())?;
     let options = install::Options {
-        target: config.target,
+        config,
         enable: !args.no_enable,
         // Not current_exe(): this one opens even where the file has been replaced meanwhile.
         binary: PathBuf::from("/proc/self/exe"),

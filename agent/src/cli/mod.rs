@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod args;
+mod gate;
 mod install;
 mod output;
 mod plan;
@@ -34,6 +35,12 @@ Exit codes of setup, plan, teardown and install:
   8  what is there after the steps is not what was planned
   9  another run is active and did not end in time
 
+Exit codes of gate:
+  0  the node may join
+  1  it must not
+  2  wrong usage of the command line
+  4  the configuration is wrong
+
 Exit codes of status:
   0  ready, or absent (no drives, none expected)
   2  wrong usage of the command line
@@ -43,7 +50,7 @@ Exit codes of status:
 
 Exit codes of report:
   0  the Node says what is the case; or there is nothing to say
-  1  the API server could not be reached in time, there is no such Node, or a credential plugin failed
+  1  the API server did not answer in time, there is no such Node, or a credential plugin failed
   2  wrong usage of the command line
   3  the API server refuses it (401, 403, 422), or its certificate is not to be trusted
   4  the configuration is wrong: kubeconfig, node name, nvme-agent's own
@@ -109,6 +116,7 @@ enum Command {
     Plan(plan::Args),
     Status(status::Args),
     Report(report::Args),
+    Gate(gate::Args),
     Install(install::Args),
     Teardown(teardown::Args),
 }
@@ -134,6 +142,11 @@ impl Context {
     /// The configuration, with `overrides` on top.
     fn load(&self, overrides: &Overrides) -> Result<Config, Error> {
         config::load(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
+    }
+
+    /// What of a wrong configuration is about the Node, see [`config::node_part`].
+    fn load_node_part(&self) -> Option<Config> {
+        config::node_part(&self.root, self.config.as_deref(), std::env::vars_os())
     }
 
     /// Tells a result: `lines` to the journal where events go there, `text` to a person. Never both to one reader.
@@ -179,7 +192,8 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let kind = match cli.command {
         Command::Plan(_) | Command::Status(_) => Kind::Looks,
-        Command::Setup(_) | Command::Report(_) | Command::Install(_) | Command::Teardown(_) => Kind::Acts,
+        Command::Setup(_) | Command::Report(_) | Command::Gate(_) => Kind::Acts,
+        Command::Install(_) | Command::Teardown(_) => Kind::Acts,
     };
     let root = Root::new(cli.global.root);
     let level = log_level(cli.global.log_level, kind);
@@ -191,6 +205,7 @@ pub fn run() -> ExitCode {
         Command::Plan(args) => plan::run(&context, &args),
         Command::Status(args) => status::run(&context, &args),
         Command::Report(args) => report::run(&context, &args),
+        Command::Gate(args) => gate::run(&context, &args),
         Command::Install(args) => install::run(&context, &args),
         Command::Teardown(args) => teardown::run(&context, &args),
     });

@@ -28,7 +28,7 @@ pub struct Args {
     /// Wait so long for the Node to exist [default: do not wait]
     #[arg(long, value_name = "TIME", value_parser = wait)]
     wait: Option<Duration>,
-    /// Ask nobody where the Node was told the same within the hour; nor on a node without drives
+    /// Ask nobody where the Node was told the same within the hour, or where there is nothing to tell
     #[arg(long)]
     if_changed: bool,
 }
@@ -41,29 +41,43 @@ fn wait(text: &str) -> Result<Duration, String> {
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
-    let config = context.load(&Overrides::default())?;
-    let quiet = |line: &str| Outcome { line: line.into(), changed: false, requests: 0, processes: 0 };
-    let outcome = if config.label_method == LabelMethod::None {
-        quiet("nothing is said on the Node: label_method is \"none\"")
-    } else if args.if_changed && args.kubeconfig.is_none() && !has_kubeconfig(&context.root) {
-        // The timer ticks before kubelet is set up, and on hosts that never become nodes.
-        quiet("nothing to report: there is no kubeconfig of kubelet's (yet)")
-    } else {
-        let memory = context.root.join(report::MEMORY_PATH);
-        let state = report::observe(&context.root, &config, &memory);
-        if args.if_changed && report::is_idle(&state, &memory) {
-            quiet(report::IDLE)
-        } else {
-            tell(&options(context, args, &config, memory)?, &state)?
-        }
+    let (config, wrong) = match context.load(&Overrides::default()) {
+        Ok(config) => (config, None),
+        // The setup of this boot has failed by it: the Node must not go on to say what it said before.
+        Err(error) if args.if_changed => match context.load_node_part() {
+            Some(config) => (config, Some(error)),
+            None => return Err(error.into()),
+        },
+        Err(error) => return Err(error.into()),
     };
+    let outcome = outcome(context, args, &config)?;
     if args.if_changed && !outcome.changed && context.logging.stdout_is_journal {
         // Not a line in the journal every four minutes.
         tracing::debug!("{}", outcome.line);
-        return Ok(0);
+    } else {
+        context.tell(std::slice::from_ref(&outcome.line), &format!("{}\n", outcome.line))?;
     }
-    context.tell(std::slice::from_ref(&outcome.line), &format!("{}\n", outcome.line))?;
-    Ok(0)
+    wrong.map_or(Ok(0), |error| Err(error.into()))
+}
+
+fn outcome(context: &Context, args: &Args, config: &Config) -> Result<Outcome, Error> {
+    let quiet = |line: &str| Ok(Outcome { line: line.into(), changed: false, requests: 0, processes: 0 });
+    let root = &context.root;
+    if config.label_method == LabelMethod::None {
+        return quiet("nothing is said on the Node: label_method is \"none\"");
+    }
+    if args.if_changed && args.kubeconfig.is_none() && !has_kubeconfig(root) {
+        // The timer ticks before kubelet is set up, and on hosts that never become nodes.
+        return quiet("nothing to report: there is no kubeconfig of kubelet's (yet)");
+    }
+    let memory = root.join(report::MEMORY_PATH);
+    let state = report::observe(root, config, &memory);
+    if args.if_changed && report::is_idle(root, &state) {
+        return quiet(report::IDLE);
+    }
+    let outcome = tell(&options(context, args, config, memory)?, &state)?;
+    report::mark_idle(root, &state);
+    Ok(outcome)
 }
 
 fn has_kubeconfig(root: &Root) -> bool {
@@ -78,6 +92,7 @@ fn options(context: &Context, args: &Args, config: &Config, memory: PathBuf) -> 
             .map_err(|problem| Error::Config(format!("label_domain: {problem}")))?,
         profile: config.profile.clone(),
         if_changed: args.if_changed,
+        kubelet: report::kubelet(&context.root),
         wait: args.wait,
         ..Options::new(access, node, memory)
     })

@@ -40,6 +40,9 @@ pub const KEYS: [&str; 19] = [
     "match.vendors",
 ];
 
+/// Those without which nothing can be said on the Node.
+const NODE_KEYS: [&str; 3] = ["label_domain", "label_method", "profile"];
+
 /// Keys of a `[[directory]]` table.
 const DIRECTORY_KEYS: [&str; 5] = ["path", "owner", "group", "mode", "selinux_type"];
 
@@ -93,6 +96,33 @@ pub fn load(
     config.wipe_foreign = overrides.wipe_foreign;
     config.adopt = overrides.adopt;
     Ok(config)
+}
+
+/// What a configuration that is wrong elsewhere says of the Node, so that the Node can be told that it is wrong; none
+/// where that part is wrong, too.
+pub fn node_part(
+    root: &Root,
+    file: Option<&Path>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Option<Config> {
+    let mut layers = Layers::default();
+    // A file that is no TOML says nothing: the defaults hold, as for all else of a setup that gives up.
+    if let Ok(Some((_, text))) = read(root, file)
+        && let Ok(table) = DeTable::parse(&text)
+    {
+        for (key, value) in table.get_ref() {
+            if let Some(key) = NODE_KEYS.into_iter().find(|name| key.get_ref() == name) {
+                layers.set(key, Raw::from(value.get_ref()), String::new()).ok()?;
+            }
+        }
+    }
+    let env: BTreeMap<OsString, OsString> = env.into_iter().collect();
+    for key in NODE_KEYS {
+        if let Some(value) = env.get(&OsString::from(variable(key))) {
+            layers.set(key, Raw::Word(value.to_str()?.to_owned()), String::new()).ok()?;
+        }
+    }
+    Some(layers.config)
 }
 
 /// The text of the config file; none where the default one does not exist.

@@ -490,3 +490,27 @@ fn whatever(bytes: &[u8]) {
         }
     }
 }
+
+#[test]
+fn what_is_about_the_node_is_read_where_the_rest_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path());
+    std::fs::create_dir_all(root.join("/etc/nvme-agent")).unwrap();
+    let part = |text: &str, env: &[(&str, &str)]| {
+        std::fs::write(root.join(CONFIG_PATH), text).unwrap();
+        let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        node_part(&root, None, env.collect::<Vec<_>>())
+    };
+    let text = "nonsense = 1\nlabel_domain = \"a.example\"\nprofile = \"p\"\nlabel_method = \"api\"\n";
+    let found = part(text, &[("NVME_AGENT_PROFILE", "q"), ("NVME_AGENT_TYPO", "x")]).unwrap();
+    let expected = Config {
+        label_domain: "a.example".into(),
+        profile: "q".into(),
+        label_method: LabelMethod::Api,
+        ..Config::default()
+    };
+    assert_eq!(found, expected);
+    assert_eq!(part("not TOML", &[]), Some(Config::default()));
+    assert_eq!(part("label_domain = \"k8s.io\"", &[]), None);
+    assert_eq!(part("", &[("NVME_AGENT_LABEL_DOMAIN", "k8s.io")]), None);
+}

@@ -80,11 +80,16 @@ mod tests {
     }
 
     #[test]
+    fn it_starts_wherever_setup_has_not_said_that_there_are_no_drives() {
+        let mark = format!("!{}", crate::node::report::IDLE_PATH);
+        let conditions = SERVICE.lines().filter(|line| line.starts_with("Condition"));
+        assert_eq!(conditions.collect::<Vec<_>>(), [format!("ConditionPathExists={mark}")]);
+    }
+
+    #[test]
     fn nothing_waits_for_it_and_a_broken_tmp_does_not_keep_it_from_telling() {
         for unit in [SERVICE, TIMER] {
-            for key in
-                ["Before", "RequiredBy", "Requires", "BindsTo", "RemainAfterExit", "ConditionPathExists"]
-            {
+            for key in ["Before", "RequiredBy", "Requires", "BindsTo", "RemainAfterExit"] {
                 assert_eq!(all(unit, key), [""; 0], "{key}");
             }
         }

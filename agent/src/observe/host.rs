@@ -11,7 +11,7 @@ use crate::root::Root;
 
 /// Files from an earlier boot are older than this boot by more than this, in seconds: boot time is only known
 /// to the second, and the clock may be set a little while booting.
-const SLACK: i64 = 5;
+pub const SLACK: i64 = 5;
 
 /// Reads the facts. What cannot be read gets the value that licenses least.
 pub fn read(root: &Root) -> Host {
@@ -94,8 +94,19 @@ fn is_from_an_earlier_boot(root: &Root, instance: &Path) -> bool {
         .any(|entry| entry.path().symlink_metadata().is_ok_and(|status| status.mtime() + SLACK < boot))
 }
 
+/// When this instance booted first, in seconds since 1970, by what cloud-init does once for an instance.
+pub fn first_boot_time(root: &Root, instance: &str) -> Option<i64> {
+    let done_once = root.join("/var/lib/cloud/instances").join(instance).join("sem");
+    fs::read_dir(done_once)
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.path().symlink_metadata().ok())
+        .map(|status| status.mtime())
+        .min()
+}
+
 /// When this boot began, in seconds since 1970: `btime` of proc_stat(5).
-fn boot_time(root: &Root) -> Option<i64> {
+pub fn boot_time(root: &Root) -> Option<i64> {
     let stat = fs::read_to_string(root.join("/proc/stat")).ok()?;
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }

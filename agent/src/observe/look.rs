@@ -12,7 +12,7 @@ use super::blkid::{Blkid, Nobody, Prober};
 use super::drives::Witness;
 use super::sysfs::Sysfs;
 use super::{Array, Content, DevNum, Drive, Fresh, Inventory, Mount};
-use super::{arrays, content, drives, files, host, mounts, sysfs, uses, wait};
+use super::{arrays, content, drives, files, host, mounts, owners, sysfs, uses, wait};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::intent;
@@ -81,6 +81,7 @@ pub fn observe(root: &Root, config: &Config, how: How) -> Result<Inventory> {
         inventory.host = host::read(root);
         inventory.target = mounts::target(root, &config.target, inventory.host.selinux)?;
         inventory.files = files::read(root)?;
+        inventory.claims = owners::find(root, &inventory.drives, &mut inventory.notes);
         inventory.intent = files::identity(root, intent::INTENT_PATH, &mut inventory.notes)?;
         inventory.record = files::identity(root, intent::RECORD_PATH, &mut inventory.notes)?;
         Ok(())

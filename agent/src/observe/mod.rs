@@ -10,6 +10,7 @@ pub mod host;
 mod look;
 pub mod mounts;
 pub mod nvme;
+pub mod owners;
 pub mod sysfs;
 pub mod uses;
 pub mod wait;
@@ -40,6 +41,9 @@ pub struct Inventory {
     pub target: Target,
     /// Text of the host's files that persist edits.
     pub files: Files,
+    /// Who else lays claim to the drives.
+    #[serde(default)]
+    pub claims: Vec<Claim>,
     /// An intent record of an interrupted run.
     pub intent: Option<Identity>,
     /// The record of the last finished run.
@@ -174,6 +178,18 @@ pub enum Use {
     Exclusive,
     /// The root filesystem is on it, directly or through md or dm.
     Root,
+}
+
+/// Somebody else's claim on the drives, which no flag gets past.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+pub enum Claim {
+    /// nodeadm, by `spec.instance.localStorage.strategy` of its NodeConfig.
+    Nodeadm { strategy: String },
+    /// The EKS add-on for instance stores, which deletes namespaces that are not its own.
+    InstanceStoreCsi { trace: String },
+    /// The local static provisioner, which hands raw drives to pods.
+    StaticProvisioner { trace: String },
 }
 
 /// Why an NVMe namespace (or a PCI function that somebody gave to another driver) is not a candidate.

@@ -123,6 +123,23 @@ pub fn topmost<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
     mounts.iter().rfind(|mount| mount.at == path)
 }
 
+/// What hides `mount` although it is the last one on its directory: a mount over one of the directories above.
+pub fn hiding<'a>(mounts: &'a [Mount], mount: &Mount) -> Option<&'a Mount> {
+    let by_id = |id| mounts.iter().find(|m| m.id == id);
+    // What is passed on the way from the root to it. A mount table that makes no sense has loops.
+    let mut way = vec![mount.id];
+    let mut above = by_id(mount.parent);
+    while let Some(step) = above.filter(|step| !way.contains(&step.id)) {
+        way.push(step.id);
+        above = by_id(step.parent);
+    }
+    let path = Path::new(&mount.at);
+    mounts.iter().find(|over| {
+        let beside = way[1..].contains(&over.parent) && !way.contains(&over.id);
+        beside && over.at != "/" && over.at != mount.at && path.starts_with(&over.at)
+    })
+}
+
 /// The mount that the file or directory `path` is on.
 pub fn containing<'a>(mounts: &'a [Mount], path: &str) -> Option<&'a Mount> {
     let path = Path::new(path);
@@ -223,6 +240,32 @@ mod tests {
         assert_eq!(mounts[4].source, "none");
         assert_eq!(containing(&mounts, "/tmp/x/y").unwrap().id, 61);
         assert_eq!(containing(&mounts, "/usr/bin").unwrap().id, 27);
+    }
+
+    #[test]
+    fn a_mount_over_a_directory_above_hides_one_that_is_the_last_on_its_own() {
+        let table = |more: &str| {
+            let base = "27 1 259:2 / / rw - ext4 /dev/a rw\n40 27 0:40 / /opt rw - tmpfs opt rw\n\
+                        61 40 9:0 / /opt/data/x rw - ext4 /dev/md0 rw\n";
+            parse(format!("{base}{more}").as_bytes()).unwrap()
+        };
+        let hidden = |more: &str| {
+            let mounts = table(more);
+            let ours = mounts.iter().find(|mount| mount.id == 61).unwrap();
+            hiding(&mounts, ours).map(|over| over.id)
+        };
+        assert_eq!(hidden(""), None);
+        // Beside it, below it, on a directory that only begins like one above, elsewhere.
+        for at in ["/opt/data/y", "/opt/data/x/z", "/opt/dat", "/mnt"] {
+            assert_eq!(hidden(&format!("70 40 0:50 / {at} rw - tmpfs t rw\n")), None, "{at}");
+        }
+        assert_eq!(hidden("70 40 0:50 / /opt/data rw - tmpfs t rw\n"), Some(70));
+        assert_eq!(hidden("70 40 0:50 / /opt rw - tmpfs t rw\n"), Some(70));
+        // Within a mount that is itself not on the way.
+        assert_eq!(
+            hidden("62 61 0:51 / /opt/data/x/y rw - tmpfs t rw\n70 62 0:50 / /opt rw - tmpfs t rw\n"),
+            None
+        );
     }
 
     #[test]

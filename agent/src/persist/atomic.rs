@@ -122,7 +122,7 @@ impl Writer<'_> {
             Err(e) => return Err(Error::io(&path, "open")(e)),
         };
         self.check(&path)?;
-        remove_stale(&path);
+        remove_leftovers(&path);
         let mut temp = Temp::create(&path)?;
         let failed = |action| Error::io(temp.path.clone(), action);
         match &old {
@@ -184,8 +184,8 @@ fn temp_prefix(path: &Path) -> Vec<u8> {
     prefix
 }
 
-/// Removes temporary files of runs that were killed. One that is in use is locked, and stays.
-fn remove_stale(path: &Path) {
+/// Removes temporary files that runs which were killed left beside `path`. One that is in use is locked, and stays.
+pub fn remove_leftovers(path: &Path) {
     let prefix = temp_prefix(path);
     let Ok(entries) = fs::read_dir(parent(path)) else { return };
     for entry in entries.flatten().filter(|e| e.file_name().as_bytes().starts_with(&prefix)) {

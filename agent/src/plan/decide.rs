@@ -4,6 +4,7 @@ use super::build;
 use super::device::Device;
 use super::evidence;
 use super::make::{self, Make};
+use super::owners::{drives_are_nobodys, drives_are_ours_to_take};
 use super::set::Set;
 use super::usable::{
     drives_are_there, drives_are_usable, kernel_can_stage, target_is_free, target_is_suitable,
@@ -26,6 +27,8 @@ pub fn plan(inventory: &Inventory, config: &Config) -> Judgement<Plan> {
         return build::keep(inventory, config, mount, &device);
     }
     target_is_free(inventory, config)?;
+    drives_are_ours_to_take(inventory)?;
+    drives_are_nobodys(inventory, config.wipe_foreign)?;
     drives_are_there(inventory, config)?;
     if inventory.drives.is_empty() {
         return Ok(build::absent());

@@ -7,6 +7,7 @@
 //! | target is a file, a symlink, or mounted from something that is not ours | refuse |
 //! | target mounted from our array or drive | keep: repair persistence, options, directories |
 //! | fstab has a malformed line, and nothing is to be made | fstab is left as it is: `degraded`; else refuse |
+//! | nodeadm is told to set up the drives, or has; another owner of them is on the node, or holds them | refuse |
 //! | a PCI function without a live controller, fewer drives than `expect_drives` | drive missing |
 //! | no drive | `absent`, nothing written |
 //! | a kernel before 5.2 | refuse: it could make the filesystem, but not put it in place |
@@ -29,6 +30,7 @@ mod evidence;
 mod exposure;
 mod files;
 mod make;
+mod owners;
 mod set;
 mod step;
 #[cfg(test)]
@@ -137,6 +139,10 @@ pub enum Reason {
     TargetUnsuitable,
     /// mkfs for the configured filesystem is not installed.
     MkfsMissing,
+    /// Another driver or provisioner for local drives is on this node, or holds them.
+    OwnerConflict,
+    /// nodeadm is told to set up the drives itself, or has.
+    NodeadmLocalStorage,
     /// The kernel is older than what putting a mount in place needs.
     KernelTooOld,
 }

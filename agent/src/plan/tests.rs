@@ -5,6 +5,7 @@ mod evidence;
 mod files;
 mod foreign;
 mod intents;
+mod owners;
 mod sets;
 mod target;
 

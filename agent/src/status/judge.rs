@@ -1,7 +1,7 @@
 //! What the state file says against what is there: a pure function.
 
 use crate::config::Config;
-use crate::observe::{Array, Drive, Mount};
+use crate::observe::{Array, Drive, Mount, mounts};
 use crate::persist::fstab;
 use crate::state::{Health, State};
 
@@ -142,7 +142,11 @@ fn finding(
         }
     }
     let Some(mount) = mounts.iter().rev().find(|mount| mount.at == target) else {
-        return failed("MountGone", format!("nothing is mounted on {target} any more"), SET_UP_AGAIN);
+        return failed(
+            "MountGone",
+            format!("nothing is mounted on {target} any more; setup had put /dev/{} there", state.device),
+            SET_UP_AGAIN,
+        );
     };
     if !is_ours(mount, state, live) {
         let (source, kind) = (&mount.source, &mount.fs_type);
@@ -155,8 +159,19 @@ fn finding(
     if options(mount).any(|option| matches!(option, "ro" | "shutdown" | "emergency_ro")) {
         return failed(
             "MountReadOnly",
-            format!("{target} cannot be written: the kernel met an error on it"),
+            format!(
+                "{target} cannot be written: /dev/{} is mounted read-only or was shut down",
+                state.device
+            ),
             LOOK,
+        );
+    }
+    if let Some(over) = mounts::hiding(mounts, mount) {
+        let (source, at) = (&over.source, &over.at);
+        return failed(
+            "MountHidden",
+            format!("{target} cannot be reached: {source} is mounted on {at}, over it"),
+            "Find out who mounted it; `umount` it, then run `nvme-agent setup`.",
         );
     }
     if !persistence.in_order && state.state == Health::Ready {

@@ -3,9 +3,10 @@
 use uuid::Uuid;
 
 use super::*;
+use crate::node::registration::Registration;
 use crate::observe::{DevNum, Skipped};
 use crate::state::{StepTime, Trigger};
-use crate::status::{HostPart, Usage};
+use crate::status::{HostPart, ReportedPart, Usage};
 
 const FS: &str = "0b1c2d3e-0000-4000-8000-000000000001";
 const TIME: &str = "2026-07-26T12:00:00Z";
@@ -170,6 +171,16 @@ fn the_live_machine_overrules_a_state_file_that_says_ready() {
         ("errors=remount-ro struck", "MountReadOnly", 2, |_, live| {
             mounts(live)[2].super_options = "ro,errors=remount-ro".into();
         }),
+        ("something mounted over a directory above", "MountHidden", 2, |state, live| {
+            state.target = "/opt/data".into();
+            live.fstab = None;
+            let mounts = mounts(live);
+            mounts[1].at = "/opt".into();
+            mounts[2].at = "/opt/data".into();
+            for (mount, id) in mounts.iter_mut().zip([27, 61, 60]) {
+                (mount.id, mount.parent) = (id, if id == 27 { 1 } else { 27 });
+            }
+        }),
         ("a drive is gone", "DriveLost", 2, |_, live| {
             live.drives.as_mut().unwrap().pop();
         }),
@@ -196,6 +207,25 @@ fn the_live_machine_overrules_a_state_file_that_says_ready() {
         let (mut state, mut live) = machine(*n);
         change(&mut state, &mut live);
         assert_eq!(verdict(&state, &live), (Verdict::Failed, (*reason).to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn what_struck_the_mount_is_told_with_the_device() {
+    for (n, device) in [(1, "/dev/nvme1n1"), (2, "/dev/md0")] {
+        let (state, live) = machine(n);
+        let message = |change: fn(&mut Vec<Mount>)| {
+            let mut live = live.clone();
+            change(mounts(&mut live));
+            judge(&Config::default(), Some(&state), &live, TIME).message
+        };
+        for said in [
+            message(|mounts| mounts[2].super_options = "ro,errors=remount-ro".into()),
+            message(|mounts| mounts.truncate(1)),
+            message(|mounts| mounts.truncate(2)),
+        ] {
+            assert!(said.contains(device), "{said}");
+        }
     }
 }
 
@@ -310,7 +340,11 @@ fn text_for_eight_drives_fits_on_the_ssm_console_even_when_all_is_wrong() {
     state.notes = vec![long.clone(); 9];
     live.problems = vec![long; 9];
     state.steps.iter_mut().for_each(|step| step.millis = 123_456);
-    let text = judge(&Config::default(), Some(&state), &live, TIME).to_string();
+    let mut report = judge(&Config::default(), Some(&state), &live, TIME);
+    report.node.registration =
+        Some(Registration { problem: Some(state.message.clone()), ..Default::default() });
+    report.node.reported = Some(ReportedPart { node: "n".repeat(253), ..Default::default() });
+    let text = report.to_string();
     assert!(text.len() <= 2500 && text.is_ascii(), "{}:\n{text}", text.len());
 }
 

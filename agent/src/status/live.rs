@@ -54,8 +54,10 @@ impl Live {
         }
         live.arrays = live.keep(arrays::find(&sysfs));
         live.fstab = live.keep(atomic::read_text(&root.join("/etc/fstab"))).map(Option::unwrap_or_default);
-        // statvfs on a directory that is no mount would speak of the root filesystem.
-        if root.is_host() && table.iter().any(|mount| mount.at == target) {
+        // statvfs on a directory that is no mount would speak of the root filesystem; on a network filesystem or FUSE,
+        // mounted there by somebody, it may never come back.
+        let local = |mount: &Mount| !mounts::is_anonymous(mount.dev) || mount.fs_type == "tmpfs";
+        if root.is_host() && mounts::topmost(&table, target).is_some_and(local) {
             live.usage = live.keep(usage(target));
         }
         if root.is_host() {

@@ -61,6 +61,7 @@ impl Page {
         self.storage(report);
         self.drives(report);
         self.setup(report);
+        self.list("node", &report.node.lines());
         self.host(report);
         self.list("note", &report.notes);
         self.list("unread", &report.unreadable);

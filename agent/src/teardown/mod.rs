@@ -27,6 +27,7 @@ pub use pins::{Pin, find as find_pins};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, RECORD_PATH};
+use crate::node::registration;
 use crate::observe::{DevNum, How, observe};
 use crate::persist::atomic;
 use crate::plan::MemberRef;
@@ -128,7 +129,10 @@ pub fn run(root: &Root, config: &Config, at_next_boot: bool) -> Result<Vec<Strin
     if at_next_boot {
         return postpone(root, &work, licence, &Host(root));
     }
-    act(root, &work, &Host(root))
+    let mut done = act(root, &work, &Host(root))?;
+    // Also where there was nothing else of ours: a label of storage that is gone must not be registered again.
+    done.extend(registration::withdraw(root, config)?);
+    Ok(done)
 }
 
 /// Called by setup, under its lock, before anything else: does a teardown that was left for this boot. `None`: none was, go on.

@@ -19,12 +19,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ENDS_SOON: Duration = Duration::from_secs(30);
 
 /// Server, trust and identity.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Access {
     config: Config,
     login: Login,
     /// The file that it is from, for errors.
     origin: String,
+}
+
+// The configuration may hold what no log should: a proxy's password, headers.
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let server = self.server();
+        f.debug_struct("Access").field("server", &server).field("login", &self.login).finish_non_exhaustive()
+    }
 }
 
 /// Where the credential comes from.

@@ -29,6 +29,8 @@ pub struct Memory {
     pub node: String,
     /// The Node's UID when it was read.
     pub uid: String,
+    /// Which run of kubelet there was then, see [`super::kubelet`]; empty where there was none.
+    pub kubelet: String,
     pub boot_id: String,
     pub state: String,
     pub reason: String,
@@ -49,6 +51,7 @@ impl Memory {
             version: VERSION,
             node: node.into(),
             uid: uid.into(),
+            kubelet: String::new(),
             boot_id: state.boot_id.clone(),
             state: state.state.as_str().into(),
             reason: state.reason.clone(),
@@ -83,10 +86,19 @@ impl Memory {
         atomic::replace(path, &(text + "\n"))
     }
 
-    /// True where the Node, read within the hour, was told the same in this boot already.
-    pub fn covers(&self, node: &str, state: &State, readiness: &Readiness, now: Duration) -> bool {
+    /// True where the Node, read within the hour, was told the same in this boot already, and `kubelet`, where there is
+    /// one, is the one of then: another one has registered a Node that somebody deleted, with the labels of its start.
+    pub fn covers(
+        &self,
+        node: &str,
+        kubelet: Option<&str>,
+        state: &State,
+        readiness: &Readiness,
+        now: Duration,
+    ) -> bool {
         let age = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(self.read);
         self.node == node
+            && kubelet.is_none_or(|kubelet| kubelet == self.kubelet)
             && !self.boot_id.is_empty()
             && self.boot_id == state.boot_id
             && self.words == words(readiness)
@@ -127,8 +139,9 @@ mod tests {
         let said = |state: &State| Readiness::of(state, &Keys::default(), "");
         let at = 10 * HOUR;
         let now = state("DriveLost", "drive A is gone");
-        let memory = Memory::new("n", "u", &now, &said(&now), at);
-        let covers = |node: &str, state: &State, time| memory.covers(node, state, &said(state), time);
+        let memory = Memory { kubelet: "7/1".into(), ..Memory::new("n", "u", &now, &said(&now), at) };
+        let covers =
+            |node: &str, state: &State, time| memory.covers(node, Some("7/1"), state, &said(state), time);
         assert!(covers("n", &now, at) && covers("n", &now, at + HOUR - Duration::from_secs(1)));
         assert!(!covers("n", &now, at + HOUR));
         assert!(!covers("n", &now, at - Duration::from_secs(1)), "a clock that went back proves nothing");
@@ -136,13 +149,12 @@ mod tests {
         assert!(!covers("n", &state("DriveLost", "drive B is gone"), at));
         assert!(!covers("n", &state("MountGone", "drive A is gone"), at));
         assert!(!covers("n", &State { boot_id: "two".into(), ..now.clone() }, at));
+        let with = |kubelet| memory.covers("n", kubelet, &now, &said(&now), at);
+        assert!(with(None), "one that is down registers nothing");
+        assert!(!with(Some("7/2")));
         let nowhere = State { boot_id: String::new(), ..now };
-        assert!(!Memory::new("n", "u", &nowhere, &said(&nowhere), at).covers(
-            "n",
-            &nowhere,
-            &said(&nowhere),
-            at
-        ));
+        let memory = Memory::new("n", "u", &nowhere, &said(&nowhere), at);
+        assert!(!memory.covers("n", None, &nowhere, &said(&nowhere), at));
     }
 
     #[test]

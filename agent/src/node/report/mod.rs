@@ -2,7 +2,7 @@
 //!
 //! One report is at most one credential process and three requests: GET the Node, PATCH what differs, POST an Event
 //! where state or reason changed. Where nothing differs there is no PATCH, and a tick ([`Options::if_changed`]) that
-//! would say what was said within the hour asks nobody. Taints are never touched: a kubelet may not.
+//! would say what was said within the hour, to a Node of the same kubelet, asks nobody. Taints are never touched: a kubelet may not.
 //!
 //! Failures that pass are tried again until a deadline, with pauses that grow and differ from node to node; what does
 //! not pass (401, 403, 422, TLS) ends it at once. Nothing here is global: ten thousand nodes can be in one process.
@@ -11,6 +11,7 @@ mod access;
 mod api;
 mod diff;
 mod event;
+mod idle;
 mod kubeconfig;
 mod memory;
 mod name;
@@ -19,7 +20,7 @@ mod pem;
 mod plugin;
 mod retry;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -27,12 +28,13 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::node::{Keys, Readiness};
-use crate::state::{Health, State};
+use crate::state::State;
 
 pub use access::{Access, Session};
+pub use idle::{IDLE, IDLE_PATH, is_idle, mark as mark_idle};
 pub use kubeconfig::KUBECONFIG_PATH;
 pub use memory::{MEMORY_PATH, Memory};
-pub use name::{ENVIRONMENT_PATH, find as node_name};
+pub use name::{ENVIRONMENT_PATH, find as node_name, kubelet};
 pub use observed::observe;
 
 use api::Api;
@@ -60,8 +62,10 @@ pub struct Options {
     pub profile: String,
     /// Where what was told is remembered; usually [`MEMORY_PATH`].
     pub memory: PathBuf,
-    /// Ask nobody where the Node was told the same within the hour, in this boot; nor on a node without drives.
+    /// Ask nobody where the Node was told the same within the hour, in this boot, and not registered since.
     pub if_changed: bool,
+    /// Which run of kubelet there is, see [`kubelet`]; none where that is not known.
+    pub kubelet: Option<String>,
     /// How long to wait for the Node to exist; none: where it does not, that is an error.
     pub wait: Option<Duration>,
     /// How long everything else may take.
@@ -79,21 +83,12 @@ impl Options {
             profile: String::new(),
             memory: memory.into(),
             if_changed: false,
+            kubelet: None,
             wait: None,
             patience: PATIENCE,
             clock: Arc::new(SystemTime::now),
         }
     }
-}
-
-/// Said where [`is_idle`].
-pub const IDLE: &str = "nothing to report: no local drives";
-
-/// True on a node without drives, which a tick leaves alone: its registration has said so. Only what was reported
-/// otherwise in this boot is taken back.
-pub fn is_idle(state: &State, memory: &Path) -> bool {
-    let said = || Memory::load(memory).is_some_and(|said| said.boot_id == state.boot_id);
-    state.state == Health::Absent && !said()
 }
 
 /// What came of a report.
@@ -120,13 +115,11 @@ pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
     let memory = Memory::load(&options.memory);
     let now = since_epoch((options.clock)());
     let quiet = |line: String| Outcome { line, changed: false, requests: 0, processes: 0 };
-    if options.if_changed {
-        if is_idle(state, &options.memory) {
-            return Ok(quiet(IDLE.into()));
-        }
-        if memory.as_ref().is_some_and(|said| said.covers(&options.node, state, &readiness, now)) {
-            return Ok(quiet(line(&options.node, state, &Change::default())));
-        }
+    let (node, kubelet) = (options.node.as_str(), options.kubelet.as_deref());
+    if options.if_changed
+        && memory.as_ref().is_some_and(|said| said.covers(node, kubelet, state, &readiness, now))
+    {
+        return Ok(quiet(line(node, state, &Change::default())));
     }
     let mut run = Run {
         options,
@@ -140,6 +133,7 @@ pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
     };
     let (node, change) = run.told().await?;
     let mut told = Memory::new(&options.node, &node.metadata.uid, state, &run.readiness, now);
+    told.kubelet = options.kubelet.clone().unwrap_or_default();
     told.changed = if change.is_empty() {
         memory.map(|memory| memory.changed).unwrap_or_default()
     } else {

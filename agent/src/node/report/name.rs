@@ -12,6 +12,7 @@ use crate::root::Root;
 pub const ENVIRONMENT_PATH: &str = "/etc/eks/kubelet/environment";
 const ARGUMENTS: &str = "NODEADM_KUBELET_ARGS";
 const FLAG: &str = "--hostname-override";
+const PROGRAM: &str = "kubelet";
 /// Longest name of a Node (apimachinery, `validation.DNS1123SubdomainMaxLength`), in bytes.
 const NAME_MAX: usize = 253;
 /// Larger than any command line or environment file of a kubelet, in bytes.
@@ -97,29 +98,43 @@ fn override_in<'a>(arguments: impl Iterator<Item = &'a str>) -> Option<String> {
     found.map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty())
 }
 
-/// The override of the running kubelet with the lowest pid. Only processes of init's user count: anybody may call a
-/// program of theirs kubelet.
+/// The override of the running kubelet with the lowest pid.
 fn from_processes(root: &Root) -> Option<(u32, String)> {
-    let proc = root.join("/proc");
-    let init = fs::metadata(proc.join("1")).ok()?.uid();
-    let pids =
-        fs::read_dir(&proc).ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut pids: Vec<u32> = pids.collect();
-    pids.sort_unstable();
-    pids.into_iter().find_map(|pid| {
-        let dir = proc.join(pid.to_string());
-        if fs::metadata(&dir).ok()?.uid() != init {
-            return None;
-        }
-        from_command_line(&text(&dir.join("cmdline")).ok()?).map(|name| (pid, name))
+    kubelets(root).into_iter().find_map(|pid| {
+        let line = text(&root.join(format!("/proc/{pid}/cmdline"))).ok()?;
+        let mut arguments = line.split('\0');
+        let is_kubelet = Path::new(arguments.next()?).file_name()? == PROGRAM;
+        is_kubelet.then(|| override_in(arguments)).flatten().map(|name| (pid, name))
     })
 }
 
-/// The override on a command line as /proc has it, each argument ended by NUL; none where it is not kubelet's.
-fn from_command_line(text: &str) -> Option<String> {
-    let mut arguments = text.split('\0');
-    let program = arguments.next()?;
-    (Path::new(program).file_name()? == "kubelet").then(|| override_in(arguments))?
+/// Which run of kubelet is on this machine: its pid and when it started, in ticks since boot; none where there is none.
+/// A kubelet registers its Node once, when it starts.
+pub fn kubelet(root: &Root) -> Option<String> {
+    let pid = kubelets(root).into_iter().next()?;
+    let stat = text(&root.join(format!("/proc/{pid}/stat"))).ok()?;
+    // proc_pid_stat(5): field 22; the name, which is the second, may have spaces and brackets in it.
+    let started = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?;
+    Some(format!("{pid}/{started}"))
+}
+
+/// The pid of every kubelet, in order. Only processes of init's user count: anybody may call a program of theirs
+/// kubelet. By its name alone: to read the command line of a process that hangs in a page fault, on a drive that does
+/// not answer, is to hang with it.
+fn kubelets(root: &Root) -> Vec<u32> {
+    let proc = root.join("/proc");
+    let (Ok(init), Ok(entries)) = (fs::metadata(proc.join("1")), fs::read_dir(&proc)) else {
+        return Vec::new();
+    };
+    let is_kubelet = |pid: &u32| {
+        let dir = proc.join(pid.to_string());
+        fs::metadata(&dir).is_ok_and(|meta| meta.uid() == init.uid())
+            && text(&dir.join("comm")).is_ok_and(|name| name.trim_end() == PROGRAM)
+    };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids: Vec<u32> = pids.filter(is_kubelet).collect();
+    pids.sort_unstable();
+    pids
 }
 
 /// A file's text, bytes that are no text replaced; empty where there is none.
@@ -158,7 +173,12 @@ mod tests {
             "NODEADM_KUBELET_ARGS=\"--v=2 --hostname-override=i-0abc.us-west-2.compute.internal\"\n";
         let (_dir, root) = fixture(&[
             ("/proc/1/cmdline", "/sbin/init\0"),
+            ("/proc/7/comm", "kubelet-not\n"),
             ("/proc/7/cmdline", "/usr/bin/kubelet-not\0--hostname-override=wrong\0"),
+            // Whoever calls himself so, but is not.
+            ("/proc/8/comm", "kubelet\n"),
+            ("/proc/8/cmdline", "/usr/bin/tail\0--hostname-override=wrong\0"),
+            ("/proc/41/comm", "kubelet\n"),
             ("/proc/41/cmdline", KUBELET),
             ("/proc/sys/x", ""),
             (ENVIRONMENT_PATH, environment),
@@ -167,10 +187,30 @@ mod tests {
         assert_eq!(find(&root, None).unwrap(), "i-0abc.us-west-2.compute.internal");
         fs::write(root.join(ENVIRONMENT_PATH), "NODEADM_KUBELET_ARGS=\"--v=2\"\n").unwrap();
         assert_eq!(find(&root, None).unwrap(), "ip-10-0-0-2.ec2.internal");
-        fs::remove_file(root.join("/proc/41/cmdline")).unwrap();
+        fs::remove_file(root.join("/proc/41/comm")).unwrap();
         let error = find(&root, None).unwrap_err();
         assert_eq!(error.exit_code(), 5);
         assert!(error.to_string().contains("--node-name"), "{error}");
+    }
+
+    #[test]
+    fn a_kubelet_that_was_started_again_is_another_one() {
+        let stat = |start: u32| format!("41 (kube (l)et) S 1 {} {start} 0 0\n", "0 ".repeat(17));
+        let (_dir, root) = fixture(&[
+            ("/proc/1/cmdline", "/sbin/init\0"),
+            ("/proc/41/comm", "kubelet\n"),
+            ("/proc/41/stat", &stat(1200)),
+        ]);
+        assert_eq!(kubelet(&root).as_deref(), Some("41/1200"));
+        fs::write(root.join("/proc/41/stat"), stat(3400)).unwrap();
+        assert_eq!(kubelet(&root).as_deref(), Some("41/3400"));
+        for rubbish in ["", "41 kubelet", "41 (kubelet) S 1"] {
+            fs::write(root.join("/proc/41/stat"), rubbish).unwrap();
+            assert_eq!(kubelet(&root), None, "{rubbish}");
+        }
+        fs::write(root.join("/proc/41/stat"), stat(3400)).unwrap();
+        fs::write(root.join("/proc/41/comm"), "less\n").unwrap();
+        assert_eq!(kubelet(&root), None);
     }
 
     #[test]

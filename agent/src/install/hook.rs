@@ -1,0 +1,102 @@
+//! The gate's place: a drop-in of the unit that brings the node into the cluster, which runs `nvme-agent gate` first.
+//!
+//! Where a failed node must not join (`no-join`), without a dash: where there is no binary, or it fails, the unit
+//! fails, and the node does not join. Elsewhere with one: it only brings up to date what nodeadm is about to read.
+
+use std::path::Path;
+
+use super::{Files, OWN_BINARY, PACKAGED_BINARY};
+use crate::config::{Config, OnBootFailure, OnFailure};
+use crate::error::Result;
+use crate::node::registration::Way;
+use crate::root::Root;
+
+/// The drop-in for `no-join`, with the path that `install` gives the binary: a shell can write it before there is one.
+pub const GATE: &str =
+    include_str!("../../../packaging/registration/nodeadm-run.service.d/50-nvme-agent.conf");
+
+/// AL2023: nodeadm's run phase, which alone starts containerd and kubelet.
+pub const NODEADM_HOOK: &str = "/etc/systemd/system/nodeadm-run.service.d/50-nvme-agent.conf";
+/// AL2, which has no nodeadm: kubelet itself.
+pub const KUBELET_HOOK: &str = "/etc/systemd/system/kubelet.service.d/50-nvme-agent.conf";
+
+/// What the configuration wants of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Nothing,
+    /// Run, and let the unit start whatever it says.
+    Refresh,
+    /// The unit starts only where it says so.
+    Gate,
+}
+
+impl Want {
+    fn of(root: &Root, config: &Config) -> Want {
+        if config.on_failure == OnFailure::NoJoin || config.on_boot_failure == OnBootFailure::NoJoin {
+            return Want::Gate;
+        }
+        match Way::of(root, config.label_method).0 {
+            // The file of this boot is made after us.
+            Way::Environment => Want::Refresh,
+            // The taints of the NodeConfig are known after us.
+            Way::DropIn if config.on_failure == OnFailure::Taint => Want::Refresh,
+            Way::DropIn | Way::None => Want::Nothing,
+        }
+    }
+}
+
+fn unit_exists(root: &Root, name: &str) -> bool {
+    ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"]
+        .iter()
+        .any(|dir| root.join(Path::new(dir).join(name)).is_file())
+}
+
+/// The binary's path as units name it.
+fn binary(root: &Root) -> &'static str {
+    if root.join(PACKAGED_BINARY).is_file() { PACKAGED_BINARY } else { OWN_BINARY }
+}
+
+/// Puts the drop-in in place, or takes ours away; says what changed, a line each.
+///
+/// # Errors
+/// As [`super::install`].
+pub fn ensure(root: &Root, config: &Config) -> Result<Vec<String>> {
+    let mut files = Files { root, done: Vec::new() };
+    apply(&mut files, config)?;
+    Ok(files.done)
+}
+
+pub(super) fn apply(files: &mut Files<'_>, config: &Config) -> Result<()> {
+    let want = Want::of(files.root, config);
+    let nodeadm = unit_exists(files.root, "nodeadm-run.service");
+    // kubelet is gated only where nothing else starts it: elsewhere its restart after a crash would be gated.
+    let eks_kubelet = !nodeadm
+        && unit_exists(files.root, "kubelet.service")
+        && files.root.join("/etc/eks/bootstrap.sh").is_file();
+    for (path, there) in [(NODEADM_HOOK, nodeadm), (KUBELET_HOOK, eks_kubelet)] {
+        let dash = match want {
+            Want::Gate => "",
+            Want::Refresh => "-",
+            Want::Nothing => {
+                files.remove_ours(path, "the configuration asks for no gate")?;
+                continue;
+            }
+        };
+        if there {
+            files.text(path, &format!("[Service]\nExecStartPre={dash}{} gate\n", binary(files.root)))?;
+        } else {
+            files.remove_ours(path, "there is no such unit of EKS's")?;
+        }
+    }
+    if want == Want::Gate && !nodeadm && !eks_kubelet {
+        files.done.push(
+            "note: neither nodeadm-run.service nor EKS's kubelet.service is here: nothing keeps a failed node from joining"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "hook_tests.rs"]
+mod tests;

@@ -1,0 +1,159 @@
+//! The gate: may this node join? Asked by the unit that brings it into the cluster, just before that does.
+//!
+//! It judges this boot's setup alone, and a failure by policy: `on_failure` where the node joins for the first time,
+//! `on_boot_failure` where it has joined before, so that its Node exists and its pods come back.
+//!
+//! "Has joined before" is told by what an earlier boot of *this instance* left: our own record of having let it join,
+//! or kubelet's files, newer than the instance's first boot (an AMI baked from a live node brings older ones) and older
+//! than this boot. In doubt it has not, so that `no-join` holds.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{nodeadm, registration};
+use crate::config::{Config, OnBootFailure, OnFailure};
+use crate::observe::host;
+use crate::persist::atomic;
+use crate::root::Root;
+use crate::setup::lock;
+use crate::state::{Health, State};
+
+/// Which instance was let join first in which boot.
+pub const JOINED_PATH: &str = "/var/lib/nvme-agent/joined.json";
+/// What kubelet makes when it runs first.
+const KUBELET_TRACES: [&str; 4] = [
+    "/var/lib/kubelet/cpu_manager_state",
+    "/var/lib/kubelet/device-plugins",
+    "/var/lib/kubelet/pki",
+    "/var/lib/kubelet/pods",
+];
+/// A setup that still runs is waited for so long; its own end then brings the files up to date.
+const LOCK_TIME: Duration = Duration::from_secs(10);
+
+/// The content of [`JOINED_PATH`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Joined {
+    /// Format of this file: 1.
+    version: u32,
+    instance_id: String,
+    boot_id: String,
+}
+
+/// The judgement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub join: bool,
+    /// One line: why.
+    pub line: String,
+}
+
+/// Brings up to date what the node registers with, and judges whether it may.
+pub fn gate(root: &Root, config: &Config) -> Verdict {
+    let held = lock::take(root, LOCK_TIME);
+    let (state, problem) = match State::load(root) {
+        Ok(Some(state)) => (state, None),
+        Ok(None) => (not_set_up(root, "setup has not run in this boot"), None),
+        Err(error) => (not_set_up(root, "the state of this boot cannot be read"), Some(error.to_string())),
+    };
+    // Without the lock a setup runs, which brings it up to date at its end.
+    if held.is_ok() {
+        registration::update(root, config, &state);
+    }
+    let mut verdict = judge(&state, config, || joined_before(root));
+    if let Some(problem) = problem {
+        verdict.line = format!("{}; {problem}", verdict.line);
+    }
+    if verdict.join {
+        if let Some(warning) = storage_is_nodeadms(root, &state) {
+            verdict.line = format!("{}; {warning}", verdict.line);
+        }
+        remember(root);
+    }
+    verdict
+}
+
+fn not_set_up(root: &Root, message: &str) -> State {
+    State::new(root, Health::Failed, "NotSetUp", message)
+}
+
+fn judge(state: &State, config: &Config, joined_before: impl FnOnce() -> bool) -> Verdict {
+    let what = format!("{} ({}): {}", state.state, state.reason, state.message);
+    if state.state != Health::Failed {
+        return Verdict { join: true, line: format!("the node may join: {what}") };
+    }
+    let (join, key, value, when) = match joined_before() {
+        true => (
+            config.on_boot_failure != OnBootFailure::NoJoin,
+            "on_boot_failure",
+            config.on_boot_failure.as_str(),
+            "has joined before",
+        ),
+        false => (
+            config.on_failure != OnFailure::NoJoin,
+            "on_failure",
+            config.on_failure.as_str(),
+            "has not joined before",
+        ),
+    };
+    let may = if join { "may join all the same" } else { "must not join" };
+    let next = if join { "" } else { "; mend it, run `nvme-agent setup`, then start the unit again" };
+    Verdict { join, line: format!("the node, which {when}, {may} ({key} = \"{value}\"): {what}{next}") }
+}
+
+/// nodeadm is about to take the drives that we have taken.
+fn storage_is_nodeadms(root: &Root, state: &State) -> Option<String> {
+    let strategy = nodeadm::cached(root).ok()??.strategy?;
+    (state.drives > 0).then(|| {
+        format!(
+            "but spec.instance.localStorage.strategy = {strategy} has nodeadm set up the drives too, which nvme-agent has taken: \
+             it will find them busy; unset it (Karpenter: instanceStorePolicy), or disable nvme-agent.service"
+        )
+    })
+}
+
+/// This instance has been let join in an earlier boot, or has run kubelet in one.
+fn joined_before(root: &Root) -> bool {
+    let facts = host::read(root);
+    if facts.instance_id.is_empty() {
+        return false;
+    }
+    let recorded = load(root)
+        .is_some_and(|joined| joined.instance_id == facts.instance_id && joined.boot_id != facts.boot_id);
+    recorded || kubelet_ran_before(root, &facts.instance_id)
+}
+
+fn load(root: &Root) -> Option<Joined> {
+    let joined: Joined = serde_json::from_slice(&fs::read(root.join(JOINED_PATH)).ok()?).ok()?;
+    (joined.version == 1).then_some(joined)
+}
+
+fn kubelet_ran_before(root: &Root, instance: &str) -> bool {
+    let (Some(first), Some(boot)) = (host::first_boot_time(root, instance), host::boot_time(root)) else {
+        return false;
+    };
+    KUBELET_TRACES
+        .iter()
+        .filter_map(|path| fs::symlink_metadata(root.join(path)).ok())
+        .any(|meta| meta.mtime() > first && meta.mtime() + host::SLACK < boot)
+}
+
+/// Notes the first boot in which this instance was let join.
+fn remember(root: &Root) {
+    let facts = host::read(root);
+    let noted = load(root).is_some_and(|joined| joined.instance_id == facts.instance_id);
+    if noted || facts.instance_id.is_empty() || facts.boot_id.is_empty() {
+        return;
+    }
+    let joined = Joined { version: 1, instance_id: facts.instance_id, boot_id: facts.boot_id };
+    if let Err(error) = atomic::write_json_durable(&root.join(JOINED_PATH), &joined) {
+        tracing::warn!("{error}");
+    }
+}
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod tests;

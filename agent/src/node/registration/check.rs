@@ -1,0 +1,92 @@
+//! nodeadm's own word on our drop-in, before nodeadm meets it: with a file that it cannot take the node never joins.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::exec;
+use crate::persist::atomic;
+use crate::root::Root;
+
+/// It parses two small files.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Beside our state: nodeadm reads a file by its name, whatever its extension.
+const CANDIDATE: &str = "/run/nvme-agent/nodeconfig.candidate";
+const STAND_IN: &str = "/run/nvme-agent/nodeconfig.stand-in";
+/// `nodeadm config check` wants a whole configuration. The node's own may need the network, which is not there when
+/// we run, so one that stands in for it: nothing of it is ever used (nodeadm/internal/api/validation.go).
+const WHOLE: &str = "\
+apiVersion: node.eks.aws/v1alpha1
+kind: NodeConfig
+spec:
+  cluster: {name: check, apiServerEndpoint: \"https://check.invalid\", certificateAuthority: Y2hlY2s=, cidr: 192.0.2.0/24}
+";
+
+/// What nodeadm says of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Good,
+    /// It does not take the text: in words.
+    Bad(String),
+    /// There is nobody to ask, or the answer says nothing about the text.
+    Unknown,
+}
+
+/// Somebody to ask; a trait so that a fixture tree starts no child process.
+pub trait Checker {
+    fn check(&self, text: &str) -> Answer;
+}
+
+/// This machine's nodeadm.
+pub struct Nodeadm<'a> {
+    root: &'a Root,
+    program: Option<PathBuf>,
+}
+
+impl<'a> Nodeadm<'a> {
+    pub fn find(root: &'a Root) -> Nodeadm<'a> {
+        // Only the running machine's programs are run.
+        let program = if root.is_host() { exec::find_program(root, "nodeadm") } else { None };
+        Nodeadm { root, program }
+    }
+
+    /// Runs the check on these files; an error in words.
+    fn run(&self, program: &Path, files: &[&str]) -> Result<(), String> {
+        let mut args: Vec<OsString> = vec!["config".into(), "check".into()];
+        for file in files {
+            args.extend(["--config-source".into(), format!("file://{file}").into()]);
+        }
+        let output = exec::run(program, &args, DEADLINE).and_then(|output| output.check(program));
+        output.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+impl Checker for Nodeadm<'_> {
+    fn check(&self, text: &str) -> Answer {
+        let Some(program) = &self.program else { return Answer::Unknown };
+        let written = atomic::replace(&self.root.join(STAND_IN), WHOLE)
+            .and_then(|()| atomic::replace(&self.root.join(CANDIDATE), text));
+        let answer = match written {
+            Err(error) => {
+                tracing::warn!("cannot have nodeadm check our drop-in: {error}");
+                Answer::Unknown
+            }
+            Ok(()) => match self.run(program, &[STAND_IN, CANDIDATE]) {
+                Ok(()) => Answer::Good,
+                // Only where it takes the stand-in is it our text that it does not take.
+                Err(problem) => match self.run(program, &[STAND_IN]) {
+                    Ok(()) => Answer::Bad(problem),
+                    Err(other) => {
+                        tracing::warn!("nodeadm cannot check our drop-in: {other}");
+                        Answer::Unknown
+                    }
+                },
+            },
+        };
+        for file in [STAND_IN, CANDIDATE] {
+            let _ = fs::remove_file(self.root.join(file));
+        }
+        answer
+    }
+}

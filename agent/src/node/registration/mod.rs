@@ -1,0 +1,339 @@
+//! At registration: the Node's labels, and the taint of a failed node, in kubelet's arguments, so that they are in the
+//! Node's CREATE. No credentials, no request.
+//!
+//! Two ways, by what the image has: a NodeConfig drop-in, or kubelet's environment file. First thing at every boot it
+//! is rewritten to failed ([`expect_failure`]), at the end of setup to the truth ([`update`]), so that it is neither
+//! absent nor of an earlier boot, whatever becomes of setup. The gate brings it up to date once more, just before
+//! nodeadm reads it: only then is known what else the node is to be tainted with, and only then does the environment
+//! file of this boot exist.
+//!
+//! kubelet does not read any of it for a Node that exists: after a reboot `report` brings the labels up to date.
+
+mod args;
+mod check;
+pub mod drop_in;
+mod environment;
+pub mod taints;
+
+use std::fs;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use check::{Answer, Checker, Nodeadm};
+
+use super::labels::{Keys, Readiness};
+use super::nodeadm::{self, Cached};
+use crate::config::{Config, LabelMethod, OnFailure};
+use crate::error::{Error, Result};
+use crate::exec;
+use crate::persist::atomic;
+use crate::root::Root;
+use crate::state::{Health, State, boot_id, rfc3339};
+use taints::Taints;
+
+/// The directory that nodeadm merges NodeConfigs from (AMI v20251023 and later).
+pub const DROP_IN_DIR: &str = "/etc/eks/nodeadm.d";
+pub const DROP_IN_PATH: &str = "/etc/eks/nodeadm.d/50-nvme-agent.yaml";
+/// Written at every boot by nodeadm-config.service, read by kubelet.service.
+pub const ENVIRONMENT_PATH: &str = "/etc/eks/kubelet/environment";
+/// What was written last, for status.
+pub const RECORD_PATH: &str = "/run/nvme-agent/registration.json";
+/// Where kubelet's configuration has its taints, on images without a cached NodeConfig: the last one that has any wins.
+const KUBELET_CONFIG: &str = "/etc/kubernetes/kubelet/config.json";
+const KUBELET_CONFIG_DIR: &str = "/etc/kubernetes/kubelet/config.json.d";
+
+const NOT_WANTED: &str = "label_method = \"none\"";
+
+/// How the labels come to the Node at registration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    DropIn,
+    Environment,
+    /// Nothing is written.
+    #[default]
+    None,
+}
+
+impl Way {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Way::DropIn => "dropin",
+            Way::Environment => "environment",
+            Way::None => "none",
+        }
+    }
+
+    /// The way that this image has and the configuration allows; where there is none, why.
+    pub fn of(root: &Root, method: LabelMethod) -> (Way, Option<String>) {
+        let drop_in = root.join(DROP_IN_DIR).is_dir();
+        // nodeadm makes the file at every boot: it may not be there yet.
+        let environment =
+            root.join(ENVIRONMENT_PATH).is_file() || exec::find_program(root, "nodeadm").is_some();
+        let none = |why: &str| (Way::None, Some(why.to_owned()));
+        match method {
+            LabelMethod::Auto | LabelMethod::DropIn if drop_in => (Way::DropIn, None),
+            LabelMethod::Auto | LabelMethod::Environment if environment => (Way::Environment, None),
+            LabelMethod::Auto => none(
+                "neither /etc/eks/nodeadm.d nor /etc/eks/kubelet/environment is here: `report` alone can label the Node",
+            ),
+            LabelMethod::DropIn => none("label_method = \"dropin\", but /etc/eks/nodeadm.d is not here"),
+            LabelMethod::Environment => none(
+                "label_method = \"environment\", but neither /etc/eks/kubelet/environment nor nodeadm is here",
+            ),
+            LabelMethod::Api => none("label_method = \"api\": `report` alone labels the Node"),
+            LabelMethod::None => none(NOT_WANTED),
+        }
+    }
+}
+
+/// What was written last; the content of [`RECORD_PATH`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Registration {
+    pub boot_id: String,
+    pub way: Way,
+    /// The file; none where nothing was written.
+    pub path: Option<String>,
+    pub state: Health,
+    /// `key=value,...`, as in the file; empty where nothing was written.
+    pub labels: String,
+    /// The node is to register with our taint.
+    pub tainted: bool,
+    /// RFC 3339, UTC.
+    pub written: String,
+    /// What is not as it ought to be, or why nothing was written.
+    pub problem: Option<String>,
+}
+
+impl Registration {
+    /// What was written last in this boot.
+    pub fn load(root: &Root) -> Option<Registration> {
+        let text = fs::read(root.join(RECORD_PATH)).ok()?;
+        let found: Registration = serde_json::from_slice(&text).ok()?;
+        (found.boot_id == boot_id(root)).then_some(found)
+    }
+}
+
+/// First thing at a boot, before anything can go wrong: what an earlier boot left is rewritten to failed.
+pub fn expect_failure(root: &Root, config: &Config) -> Registration {
+    let state = State::new(root, Health::Failed, "SettingUp", "setup has not ended yet");
+    update(root, config, &state)
+}
+
+/// Brings what the node will register with up to date with `state`. Never fails: a node whose label cannot be written
+/// still has its storage; what went wrong is in the journal, the record and status.
+pub fn update(root: &Root, config: &Config, state: &State) -> Registration {
+    update_with(root, config, state, &Nodeadm::find(root))
+}
+
+/// [`update`] with somebody else's word on the drop-in.
+pub fn update_with(root: &Root, config: &Config, state: &State, checker: &dyn Checker) -> Registration {
+    let keys = Keys::new(&config.label_domain).unwrap_or_default();
+    let (way, none) = Way::of(root, config.label_method);
+    let mut now = Registration {
+        boot_id: boot_id(root),
+        way,
+        state: state.state,
+        written: rfc3339(SystemTime::now()),
+        problem: none,
+        ..Registration::default()
+    };
+    let work = Work {
+        root,
+        words: Readiness::of(state, &keys, &config.profile),
+        tainting: state.state == Health::Failed && config.on_failure == OnFailure::Taint,
+        keys,
+    };
+    let written = match way {
+        Way::DropIn => work.drop_in(checker, &mut now),
+        Way::Environment => work.withdraw(DROP_IN_PATH).and_then(|()| work.environment(&mut now)),
+        Way::None => work.withdraw(DROP_IN_PATH).and_then(|()| work.leave_environment()),
+    };
+    let failed = written.is_err();
+    if let Err(error) = written {
+        now.problem = Some(error.to_string());
+    }
+    // That nodeadm has yet to make the file is so at every boot of an older image.
+    let expected = way == Way::None || (now.path.is_none() && !failed);
+    if let (Some(problem), false) = (&now.problem, expected) {
+        tracing::warn!(way = way.as_str(), "the Node's label at registration: {problem}");
+    }
+    remember(root, &mut now);
+    now
+}
+
+/// Writes the record where it says something new.
+fn remember(root: &Root, now: &mut Registration) {
+    if let Some(before) = Registration::load(root) {
+        let same = Registration { written: before.written.clone(), ..now.clone() };
+        if same == before {
+            *now = before;
+            return;
+        }
+    }
+    tracing::info!(
+        way = now.way.as_str(),
+        state = %now.state,
+        tainted = now.tainted,
+        "at registration the Node says {}",
+        if now.path.is_some() { now.state.as_str() } else { "nothing" }
+    );
+    let path = root.join(RECORD_PATH);
+    let made =
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(Error::io(&path, "make the directory of"));
+    let text = serde_json::to_string(now).unwrap_or_default();
+    if let Err(error) = made.and_then(|()| atomic::replace(&path, &format!("{text}\n"))) {
+        tracing::warn!("{error}");
+    }
+}
+
+/// Takes back what was written, when there is nothing left to speak of; says what went, a line each.
+///
+/// # Errors
+/// A file cannot be removed or rewritten.
+pub fn withdraw(root: &Root, config: &Config) -> Result<Vec<String>> {
+    let label_method = LabelMethod::None;
+    let before = [DROP_IN_PATH, ENVIRONMENT_PATH].map(|path| fs::read(root.join(path)).ok());
+    let state = State::new(root, Health::Absent, "TornDown", "");
+    let now = update(root, &Config { label_method, ..config.clone() }, &state);
+    let _ = fs::remove_file(root.join(RECORD_PATH));
+    let changed = [DROP_IN_PATH, ENVIRONMENT_PATH]
+        .into_iter()
+        .zip(before)
+        .filter(|(path, before)| fs::read(root.join(path)).ok() != *before)
+        .map(|(path, _)| format!("took our label out of {path}"));
+    match now.problem {
+        Some(problem) if problem != NOT_WANTED => Err(Error::Other(problem)),
+        _ => Ok(changed.collect()),
+    }
+}
+
+struct Work<'a> {
+    root: &'a Root,
+    keys: Keys,
+    words: Readiness,
+    /// The node is to register with our taint.
+    tainting: bool,
+}
+
+impl Work<'_> {
+    fn drop_in(&self, checker: &dyn Checker, now: &mut Registration) -> Result<()> {
+        let taints = self.taints_for_nodeadm(now);
+        let text = drop_in::render(&self.words, taints.as_ref());
+        let path = self.root.join(DROP_IN_PATH);
+        // A power cut may have left one; nodeadm does not read them, but nobody else would remove them.
+        atomic::remove_leftovers(&path);
+        let there = fs::read(&path).ok();
+        if there.as_deref() != Some(text.as_bytes()) {
+            if let Answer::Bad(problem) = checker.check(&text) {
+                // What an earlier boot left must not stay either: without the file the node joins, without a label.
+                self.withdraw(DROP_IN_PATH)?;
+                return Err(Error::Other(format!(
+                    "{DROP_IN_PATH} was withdrawn, so that the node can join: nodeadm does not take it: {problem}"
+                )));
+            }
+            // Whatever happens to it, that of an earlier boot is not to be read.
+            atomic::replace(&path, &text).inspect_err(|_| {
+                let _ = fs::remove_file(&path);
+            })?;
+        }
+        now.path = Some(DROP_IN_PATH.into());
+        now.labels = self.words.node_labels();
+        now.tainted = taints.is_some();
+        Ok(())
+    }
+
+    fn taints_for_nodeadm(&self, now: &mut Registration) -> Option<Taints> {
+        if !self.tainting {
+            return None;
+        }
+        let cached = nodeadm::cached(self.root).unwrap_or_else(|problem| {
+            now.problem = Some(format!("{problem}: the node's other taints are not kept"));
+            None
+        });
+        match taints::for_nodeadm(&cached.unwrap_or_default(), &self.keys) {
+            Ok(taints) => Some(taints),
+            Err(problem) => {
+                now.problem = Some(format!("the node is not tainted, only labelled: {problem}"));
+                None
+            }
+        }
+    }
+
+    fn environment(&self, now: &mut Registration) -> Result<()> {
+        let path = self.root.join(ENVIRONMENT_PATH);
+        atomic::remove_leftovers(&path);
+        let Some(text) = atomic::read_text(&path)? else {
+            now.problem = Some(format!(
+                "{ENVIRONMENT_PATH} is not here yet; nodeadm writes it, and the gate of nodeadm-run adds the label"
+            ));
+            return Ok(());
+        };
+        let wrong =
+            |problem: String| Error::Other(format!("{ENVIRONMENT_PATH}: {problem}; it was left as it is"));
+        let labels = self.words.node_labels();
+        let mut arguments = vec![format!("--node-labels={labels}")];
+        if self.tainting {
+            let there = environment::arguments(&text, &self.keys).map_err(wrong)?;
+            match taints::for_kubelet(&there, &self.configured_taints(), &self.keys) {
+                Ok(argument) => {
+                    arguments.push(argument);
+                    now.tainted = true;
+                }
+                Err(problem) => {
+                    now.problem = Some(format!("the node is not tainted, only labelled: {problem}"));
+                }
+            }
+        }
+        let edited = environment::edit(&text, &arguments, &self.keys).map_err(wrong)?;
+        if edited != text {
+            atomic::replace_if(&path, Some(&text), &edited)?;
+        }
+        now.path = Some(ENVIRONMENT_PATH.into());
+        now.labels = labels;
+        Ok(())
+    }
+
+    /// The taints that kubelet's configuration has, on an image without drop-ins.
+    fn configured_taints(&self) -> Vec<Value> {
+        if let Ok(Some(Cached { taints, .. })) = nodeadm::cached(self.root) {
+            return taints;
+        }
+        let mut files = vec![self.root.join(KUBELET_CONFIG)];
+        if let Ok(entries) = fs::read_dir(self.root.join(KUBELET_CONFIG_DIR)) {
+            // As kubelet does: *.conf by name, each over the ones before.
+            let mut more: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+            more.retain(|path| path.extension().is_some_and(|ext| ext == "conf"));
+            more.sort();
+            files.extend(more);
+        }
+        let taints = |path: &std::path::PathBuf| -> Option<Vec<Value>> {
+            let config: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+            config.get("registerWithTaints")?.as_array().cloned()
+        };
+        files.iter().rev().find_map(taints).unwrap_or_default()
+    }
+
+    /// Our drop-in goes where it is not the way: it would be of an earlier boot or configuration.
+    fn withdraw(&self, path: &str) -> Result<()> {
+        let path = self.root.join(path);
+        atomic::remove_leftovers(&path);
+        atomic::remove_durable(&path).map(drop)
+    }
+
+    fn leave_environment(&self) -> Result<()> {
+        let path = self.root.join(ENVIRONMENT_PATH);
+        let Ok(Some(text)) = atomic::read_text(&path) else { return Ok(()) };
+        match environment::edit(&text, &[], &self.keys) {
+            Ok(edited) if edited != text => atomic::replace_if(&path, Some(&text), &edited),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

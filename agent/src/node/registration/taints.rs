@@ -1,0 +1,136 @@
+//! The taints that a failed node registers with: whatever it would have registered with, and ours.
+//!
+//! Both places are lists that are replaced as a whole: `registerWithTaints` of the kubelet configuration, and kubelet's
+//! flag, which wins over it. Leaving out `karpenter.sh/unregistered` would keep Karpenter from taking the node for its own.
+
+use serde_json::{Value, json};
+
+use super::args;
+use crate::node::labels::{Keys, TAINT_EFFECT};
+use crate::node::nodeadm::Cached;
+
+const FLAG: &str = "--register-with-taints";
+
+/// Where a failed node's taints are to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Taints {
+    /// The list of `kubelet.config.registerWithTaints`.
+    Config(Vec<Value>),
+    /// A whole argument, `--register-with-taints=...`.
+    Flag(String),
+}
+
+/// Our taint as an object of the API.
+pub fn ours(keys: &Keys) -> Value {
+    json!({"key": keys.taint(), "effect": TAINT_EFFECT})
+}
+
+/// Our taint as the flag spells it.
+pub fn ours_in_flag(keys: &Keys) -> String {
+    format!("{}:{TAINT_EFFECT}", keys.taint())
+}
+
+/// What nodeadm is to be told: the cached lists plus ours, which may be among them already.
+///
+/// # Errors
+/// The flag has a value that cannot be extended safely, in words.
+pub fn for_nodeadm(cached: &Cached, keys: &Keys) -> Result<Taints, String> {
+    let arguments = args::split(&cached.flags).map_err(|e| format!("spec.kubelet.flags has {e}"))?;
+    match args::last_value(&arguments, FLAG) {
+        Some(value) => extended(&value, keys).map(Taints::Flag),
+        None => Ok(Taints::Config(with_ours(&cached.taints, keys))),
+    }
+}
+
+/// kubelet's argument: the flag's value where there is one, else the list that the kubelet configuration has, plus ours.
+///
+/// # Errors
+/// A value that cannot be extended safely, in words.
+pub fn for_kubelet(arguments: &[String], configured: &[Value], keys: &Keys) -> Result<String, String> {
+    match args::last_value(arguments, FLAG) {
+        Some(value) => extended(&value, keys),
+        None => {
+            let list = configured.iter().map(in_flag).collect::<Result<Vec<_>, _>>()?;
+            extended(&list.join(","), keys)
+        }
+    }
+}
+
+fn with_ours(list: &[Value], keys: &Keys) -> Vec<Value> {
+    let mine = ours(keys);
+    let theirs = list.iter().filter(|taint| taint["key"] != mine["key"]).cloned();
+    theirs.chain([mine.clone()]).collect()
+}
+
+fn extended(value: &str, keys: &Keys) -> Result<String, String> {
+    if !args::is_plain(value) {
+        return Err(format!("{FLAG} has a value with characters that no taint has"));
+    }
+    let mine = ours_in_flag(keys);
+    let mut list: Vec<&str> = value.split(',').filter(|taint| !taint.is_empty() && *taint != mine).collect();
+    list.push(&mine);
+    Ok(format!("{FLAG}={}", list.join(",")))
+}
+
+/// `key=value:effect`, or `key:effect` (kubelet's flag, pkg/util/taints).
+fn in_flag(taint: &Value) -> Result<String, String> {
+    let part = |name: &str| taint[name].as_str().unwrap_or_default();
+    let (key, value, effect) = (part("key"), part("value"), part("effect"));
+    let text = if value.is_empty() { format!("{key}:{effect}") } else { format!("{key}={value}:{effect}") };
+    if key.is_empty() || effect.is_empty() || text.contains(',') || !args::is_plain(&text) {
+        return Err("registerWithTaints has a taint without key or effect, or with odd characters".into());
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: &str = "nvme-agent.e6data.com/failed:NoSchedule";
+
+    fn unregistered() -> Value {
+        json!({"key": "karpenter.sh/unregistered", "effect": "NoExecute"})
+    }
+
+    fn cached(taints: &[Value], flags: &str) -> Cached {
+        Cached { taints: taints.to_vec(), flags: flags.into(), strategy: None }
+    }
+
+    #[test]
+    fn the_cached_list_is_kept_and_ours_is_there_once() {
+        let keys = Keys::default();
+        let mine = ours(&keys);
+        let list = |cached: &Cached| match for_nodeadm(cached, &keys).unwrap() {
+            Taints::Config(list) => list,
+            Taints::Flag(flag) => panic!("{flag}"),
+        };
+        assert_eq!(list(&Cached::default()), std::slice::from_ref(&mine));
+        assert_eq!(list(&cached(&[unregistered()], "--v=2")), [unregistered(), mine.clone()]);
+        assert_eq!(list(&cached(&[mine.clone(), unregistered()], "")), [unregistered(), mine]);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_configuration_and_is_extended_instead() {
+        let flag = |flags: &str| for_nodeadm(&cached(&[unregistered()], flags), &Keys::default());
+        let both = Taints::Flag(format!("--register-with-taints=a=b:NoSchedule,{OURS}"));
+        assert_eq!(flag("--v=2 --register-with-taints=\"a=b:NoSchedule\"").unwrap(), both);
+        assert_eq!(flag("--register-with-taints a=b:NoSchedule").unwrap(), both);
+        assert_eq!(flag(&format!("--register-with-taints={OURS},a=b:NoSchedule")).unwrap(), both);
+        assert_eq!(flag("--register-with-taints=").unwrap(), Taints::Flag(format!("{FLAG}={OURS}")));
+        assert!(flag("--register-with-taints='a b'").unwrap_err().contains("characters"));
+        assert!(flag("--x='").unwrap_err().contains("not closed"));
+    }
+
+    #[test]
+    fn for_kubelet_a_configured_list_becomes_the_flag() {
+        let keys = Keys::default();
+        let valued = json!({"key": "k", "value": "v", "effect": "NoSchedule"});
+        assert_eq!(
+            for_kubelet(&[], &[unregistered(), valued], &keys).unwrap(),
+            format!("--register-with-taints=karpenter.sh/unregistered:NoExecute,k=v:NoSchedule,{OURS}")
+        );
+        assert_eq!(for_kubelet(&[], &[], &keys).unwrap(), format!("{FLAG}={OURS}"));
+        assert!(for_kubelet(&[], &[json!({"key": "k"})], &keys).is_err());
+    }
+}

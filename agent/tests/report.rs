@@ -1,0 +1,181 @@
+//! `nvme-agent report` as its unit and an operator meet it, without an API server: what ends it before anything is
+//! asked, and what a wrong configuration does not keep it from asking.
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but not in what tests call
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// In every kubeconfig here; in no output.
+const SECRET: &str = "hunter2hunter2";
+
+/// A node whose setup failed in this boot, and a server that counts who comes. It speaks no TLS, so that whoever comes
+/// goes at once.
+struct Node {
+    dir: TempDir,
+    visits: Arc<AtomicUsize>,
+}
+
+impl Node {
+    fn new() -> Node {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap();
+        let visits = Arc::new(AtomicUsize::new(0));
+        let count = visits.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            }
+        });
+        let node = Node { dir, visits };
+        node.file("proc/sys/kernel/random/boot_id", "boot\n");
+        node.file("proc/1/mountinfo", "22 1 259:1 / / rw - xfs /dev/nvme0n1p1 rw\n");
+        node.file("proc/1/cmdline", "/sbin/init\0");
+        fs::create_dir_all(node.dir.path().join("sys/block")).unwrap();
+        fs::create_dir_all(node.dir.path().join("sys/bus/pci/devices")).unwrap();
+        node.state("failed", "ForeignData");
+        node.file(
+            "etc/eks/kubelet/environment",
+            "NODEADM_KUBELET_ARGS=\"--hostname-override=ip-10-0-0-1\"\n",
+        );
+        node.file(
+            "var/lib/kubelet/kubeconfig",
+            &format!(
+                "kind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: b, user: c}}}}]\n\
+                 clusters: [{{name: b, cluster: {{server: 'https://{server}'}}}}]\n\
+                 users: [{{name: c, user: {{token: {SECRET}}}}}]\n"
+            ),
+        );
+        node
+    }
+
+    fn file(&self, path: &str, text: &str) {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn state(&self, state: &str, reason: &str) {
+        let text = format!(
+            "{{\"version\": 1, \"state\": \"{state}\", \"reason\": \"{reason}\", \"boot_id\": \"boot\", \"target\": \"/tmp\"}}"
+        );
+        self.file("run/nvme-agent/state.json", &text);
+    }
+
+    /// Exit code, output, and how many connections it made. Where it fails, nothing is remembered as told.
+    fn report(&self, args: &[&str]) -> (i32, String, usize) {
+        let before = self.visits.load(Ordering::SeqCst);
+        let mut command = Command::cargo_bin("nvme-agent").unwrap();
+        command
+            .env_clear()
+            .args(["--log-level", "trace", "report", "--root"])
+            .arg(self.dir.path())
+            .args(args);
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(!said.contains("hunter2"), "{said}");
+        assert!(!self.dir.path().join("run/nvme-agent/reported.json").exists());
+        (output.status.code().unwrap(), said, self.visits.load(Ordering::SeqCst) - before)
+    }
+
+    fn refuses(&self, args: &[&str], code: i32, words: &[&str]) {
+        let (found, said, visits) = self.report(args);
+        assert_eq!((found, visits), (code, 0), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        for word in words {
+            assert!(said.contains(word), "expected {word} in {said}");
+        }
+    }
+}
+
+const TICK: &str = "--if-changed";
+
+#[test]
+fn a_server_that_is_none_is_asked_once_and_refused() {
+    let node = Node::new();
+    let (code, said, visits) = node.report(&[]);
+    assert_eq!((code, visits), (3, 1), "{said}");
+    assert!(said.contains("GET node ip-10-0-0-1: no trusted connection"), "{said}");
+}
+
+#[test]
+fn a_machine_that_is_no_node_says_so_and_a_tick_there_is_no_failure() {
+    let node = Node::new();
+    fs::remove_file(node.dir.path().join("var/lib/kubelet/kubeconfig")).unwrap();
+    node.refuses(&[], 5, &["var/lib/kubelet/kubeconfig", "--kubeconfig"]);
+    node.refuses(&[TICK], 0, &["there is no kubeconfig"]);
+}
+
+#[test]
+fn a_node_whose_name_is_not_known_or_none_is_refused() {
+    let node = Node::new();
+    for name in ["", "UPPER", "a b", "a/../b", "x\u{1b}[31m", "-a", "a..b"] {
+        node.refuses(&[&format!("--node-name={name}")], 4, &["--node-name: expected the name of a Node"]);
+    }
+    node.file("etc/eks/kubelet/environment", "NODEADM_KUBELET_ARGS=\"--hostname-override=a%2fb\"\n");
+    node.refuses(
+        &[],
+        4,
+        &["/etc/eks/kubelet/environment: NODEADM_KUBELET_ARGS: --hostname-override", "a%2fb"],
+    );
+    node.file("etc/eks/kubelet/environment", "");
+    node.refuses(&[], 5, &["--node-name"]);
+}
+
+#[test]
+fn a_label_domain_that_is_reserved_or_none_is_refused_by_hand_and_at_a_tick() {
+    let node = Node::new();
+    for domain in ["kubernetes.io", "x.k8s.io", "node-restriction.kubernetes.io", "Not A Domain", ""] {
+        node.file("etc/nvme-agent/config.toml", &format!("# ours\nlabel_domain = \"{domain}\"\n"));
+        for args in [&[][..], &[TICK]] {
+            node.refuses(args, 4, &["config.toml:2", "label_domain"]);
+        }
+    }
+}
+
+#[test]
+fn what_else_is_wrong_in_the_configuration_does_not_keep_a_tick_from_telling_the_node() {
+    let node = Node::new();
+    for text in ["drive_timeout = 'never'\n", "label_domain = 'a.example'\nnonsense = 1\n", "not TOML"] {
+        node.file("etc/nvme-agent/config.toml", text);
+        node.refuses(&[], 4, &["config.toml:"]);
+        let (code, said, visits) = node.report(&[TICK]);
+        assert_eq!((code, visits), (3, 1), "{text}: {said}");
+    }
+    // Where there is nothing to tell, the error is still one.
+    node.file("etc/nvme-agent/config.toml", "label_method = 'none'\nnonsense = 1\n");
+    let (code, said, visits) = node.report(&[TICK]);
+    assert_eq!((code, visits), (4, 0), "{said}");
+    assert!(said.contains("unknown key `nonsense`"), "{said}");
+}
+
+#[test]
+fn a_node_without_drives_is_left_alone_unless_it_had_storage_once() {
+    let node = Node::new();
+    node.state("absent", "NoDrives");
+    node.refuses(&[TICK], 0, &["no local drives"]);
+    // A teardown left at the boot before: the Node still says ready.
+    node.state("absent", "TornDown");
+    assert_eq!(node.report(&[TICK]).2, 1);
+    // The instance came back as a type without drives.
+    node.state("absent", "NoDrives");
+    node.file("var/lib/nvme-agent/record.json", "{}");
+    assert_eq!(node.report(&[TICK]).2, 1);
+}
+
+#[test]
+fn a_node_that_is_not_to_be_labelled_is_not() {
+    let node = Node::new();
+    node.file("etc/nvme-agent/config.toml", "label_method = 'none'\n");
+    for args in [&[][..], &[TICK]] {
+        node.refuses(args, 0, &["label_method is \"none\""]);
+    }
+}
