@@ -171,7 +171,7 @@ impl Vm<'_> {
             .context("the guest does not get as far as its command channel")
     }
 
-    fn booted(&mut self, started: Instant) -> Result<Boot> {
+    pub(crate) fn booted(&mut self, started: Instant) -> Result<Boot> {
         let script = format!("timeout {} systemctl is-system-running --wait", BOOT_DEADLINE.as_secs());
         let state = self.sh_within(BOOT_DEADLINE + Duration::from_secs(30), &script)?;
         let state = state.out.lines().last().unwrap_or("starting").trim().to_owned();

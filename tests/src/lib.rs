@@ -68,6 +68,7 @@ pub mod image;
 pub mod kernel;
 pub mod lab;
 pub mod machine;
+pub mod nodeadm;
 pub mod progress;
 pub mod qemu;
 pub mod qmp;

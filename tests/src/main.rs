@@ -5,7 +5,10 @@ fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == "nvme-agent") {
         return nvme_agent::cli::run();
     }
-    match lab::cli::main() {
+    // Pushed into a guest, it stands in for nodeadm.
+    let called = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
+    let main = if called.ends_with("nodeadm") { lab::nodeadm::main } else { lab::cli::main };
+    match main() {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

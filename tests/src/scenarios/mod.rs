@@ -21,6 +21,7 @@ mod inuse;
 mod journal;
 pub(crate) mod kit;
 mod machinery;
+mod node;
 mod oracle;
 mod refusal;
 mod rig;
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Scenario> {
         crash::foreign::SCENARIOS,
         crash::mkfs::SCENARIOS,
         crash::power::SCENARIOS,
+        node::SCENARIOS,
     ]
     .concat()
 }
