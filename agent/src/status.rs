@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::node::registration::Registration;
 use crate::root::Root;
 use crate::state::{State, StepTime, rfc3339};
 
@@ -86,6 +87,8 @@ pub struct Report {
     /// The last setup of this boot.
     pub last_setup: Option<SetupPart>,
     pub persistence: PersistencePart,
+    /// What the Node says when it registers; none where nothing has been written in this boot.
+    pub registration: Option<RegistrationPart>,
     /// The machine itself; none for another root than this machine's.
     pub host: Option<HostPart>,
     /// Said aloud by the last setup.
@@ -152,6 +155,38 @@ pub struct SetupPart {
 pub struct PersistencePart {
     pub in_order: bool,
     pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistrationPart {
+    /// Which way was taken: `dropin`, `environment`, `none`.
+    pub way: String,
+    /// The file that was written; none where none was.
+    pub path: Option<String>,
+    /// As in its label `state`.
+    pub state: String,
+    /// `key=value,...`; empty where nothing was written.
+    pub labels: String,
+    /// It registers with the taint of a failed node.
+    pub tainted: bool,
+    /// RFC 3339, UTC.
+    pub written: String,
+    /// What is not as it ought to be, or why nothing was written.
+    pub problem: Option<String>,
+}
+
+impl From<&Registration> for RegistrationPart {
+    fn from(record: &Registration) -> RegistrationPart {
+        RegistrationPart {
+            way: record.way.as_str().into(),
+            path: record.path.clone(),
+            state: record.state.as_str().into(),
+            labels: record.labels.clone(),
+            tainted: record.tainted,
+            written: record.written.clone(),
+            problem: record.problem.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

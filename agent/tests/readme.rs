@@ -81,6 +81,7 @@ fn other_than_default() -> toml::Table {
         label_method = "api"
         on_failure = "taint"
         on_boot_failure = "no-join"
+        feature_file = "nfd"
         match = { models = ["QEMU"], vendors = ["0x1b36"] }
     }
 }

@@ -133,6 +133,11 @@ impl Context {
         config::load(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
     }
 
+    /// What a wrong configuration says about the Node all the same.
+    fn salvage(&self, overrides: &Overrides) -> Config {
+        config::salvage(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
+    }
+
     /// Tells a result: `lines` to the journal where events go there, `text` to a person. Never both to one reader.
     fn tell(&self, lines: &[String], text: &str) -> Result<()> {
         if self.logging.to_journal {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::root::Root;
 
 /// Every key that has a flag and an environment variable, as the file spells it.
-pub const KEYS: [&str; 19] = [
+pub const KEYS: [&str; 20] = [
     "target",
     "layout",
     "filesystem",
@@ -36,6 +36,7 @@ pub const KEYS: [&str; 19] = [
     "on_failure",
     "on_boot_failure",
     "profile",
+    "feature_file",
     "match.models",
     "match.vendors",
 ];
@@ -96,7 +97,7 @@ pub fn load(
 }
 
 /// The text of the config file; none where the default one does not exist.
-fn read(root: &Root, file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
+pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
     let path = file.map_or_else(|| root.join(CONFIG_PATH), Path::to_path_buf);
     let wrong = |problem: String| Error::Config(format!("{}: {problem}", path.display()));
     // Without O_NONBLOCK the open of a FIFO would wait for a writer, at every boot.

@@ -1,8 +1,10 @@
 //! node: what the Kubernetes Node says about the local storage, and the ways by which it comes to say so.
 //!
 //! [`labels`] makes the words (labels, annotation, condition, taint) from the state; nothing else knows their keys.
-//! [`registration`] has them in the Node's CREATE; [`gate`] keeps a failed node from joining where that is wanted.
+//! [`registration`] has them in the Node's CREATE; [`gate`] keeps a failed node from joining where that is wanted;
+//! [`features`] hands them to Node Feature Discovery where that is.
 
+pub mod features;
 pub mod gate;
 pub mod labels;
 pub mod nodeadm;

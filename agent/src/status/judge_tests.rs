@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::*;
+use crate::node::registration::{Registration, Way};
 use crate::observe::{DevNum, Skipped};
 use crate::state::{StepTime, Trigger};
 use crate::status::{HostPart, Usage};
@@ -120,6 +121,14 @@ fn machine(n: usize) -> (State, Live) {
             uptime_s: Some(7300),
             memory_bytes: Some(123 << 30),
             memory_available_bytes: Some(118 << 30),
+        }),
+        registration: Some(Registration {
+            way: Way::DropIn,
+            path: Some("/etc/eks/nodeadm.d/50-nvme-agent.yaml".into()),
+            state: Health::Ready,
+            labels: "nvme-agent.e6data.com/state=ready".into(),
+            written: "2026-07-26T10:00:01Z".into(),
+            ..Registration::default()
         }),
         problems: Vec::new(),
     };
@@ -294,6 +303,31 @@ fn text_for_a_lost_drive() {
     insta::assert_snapshot!(judge(&Config::default(), Some(&state), &live, TIME).to_string());
 }
 
+#[test]
+fn text_for_every_way_to_the_nodes_label() {
+    let (state, mut live) = machine(1);
+    let mut line = |record: Option<Registration>| {
+        live.registration = record;
+        let text = judge(&Config::default(), Some(&state), &live, TIME).to_string();
+        text.lines().find_map(|line| line.strip_prefix("label   ")).map(str::to_owned)
+    };
+    let written = Registration {
+        way: Way::Environment,
+        path: Some("/etc/eks/kubelet/environment".into()),
+        state: Health::Failed,
+        tainted: true,
+        ..Registration::default()
+    };
+    assert_eq!(
+        line(Some(written)).unwrap(),
+        "at registration failed, by environment (/etc/eks/kubelet/environment), with the taint of a failed node"
+    );
+    let why = Some("neither is here".to_owned());
+    let nothing = Registration { problem: why, ..Registration::default() };
+    assert_eq!(line(Some(nothing)).unwrap(), "nothing at registration: neither is here");
+    assert_eq!(line(None), None);
+}
+
 /// The SSM console shows 2,500 characters of a command's output.
 #[test]
 fn text_for_eight_drives_fits_on_the_ssm_console_even_when_all_is_wrong() {
@@ -308,6 +342,8 @@ fn text_for_eight_drives_fits_on_the_ssm_console_even_when_all_is_wrong() {
     state.state = Health::Degraded;
     state.persistence = vec![long.clone(); 9];
     state.notes = vec![long.clone(); 9];
+    live.registration.as_mut().unwrap().tainted = true;
+    live.registration.as_mut().unwrap().problem = Some(long.clone());
     live.problems = vec![long; 9];
     state.steps.iter_mut().for_each(|step| step.millis = 123_456);
     let text = judge(&Config::default(), Some(&state), &live, TIME).to_string();
