@@ -5,6 +5,7 @@
 
 mod judge;
 mod live;
+mod node;
 mod text;
 
 use std::time::SystemTime;
@@ -12,12 +13,12 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::node::registration::Registration;
 use crate::root::Root;
 use crate::state::{State, StepTime, rfc3339};
 
 pub use judge::judge;
 pub use live::{Live, Usage};
+pub use node::NodePart;
 
 /// Format of the JSON. Grows when a field changes its meaning or goes, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -87,8 +88,7 @@ pub struct Report {
     /// The last setup of this boot.
     pub last_setup: Option<SetupPart>,
     pub persistence: PersistencePart,
-    /// What the Node says when it registers; none where nothing has been written in this boot.
-    pub registration: Option<RegistrationPart>,
+    pub node: NodePart,
     /// The machine itself; none for another root than this machine's.
     pub host: Option<HostPart>,
     /// Said aloud by the last setup.
@@ -158,38 +158,6 @@ pub struct PersistencePart {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RegistrationPart {
-    /// Which way was taken: `dropin`, `environment`, `none`.
-    pub way: String,
-    /// The file that was written; none where none was.
-    pub path: Option<String>,
-    /// As in its label `state`.
-    pub state: String,
-    /// `key=value,...`; empty where nothing was written.
-    pub labels: String,
-    /// It registers with the taint of a failed node.
-    pub tainted: bool,
-    /// RFC 3339, UTC.
-    pub written: String,
-    /// What is not as it ought to be, or why nothing was written.
-    pub problem: Option<String>,
-}
-
-impl From<&Registration> for RegistrationPart {
-    fn from(record: &Registration) -> RegistrationPart {
-        RegistrationPart {
-            way: record.way.as_str().into(),
-            path: record.path.clone(),
-            state: record.state.as_str().into(),
-            labels: record.labels.clone(),
-            tainted: record.tainted,
-            written: record.written.clone(),
-            problem: record.problem.clone(),
-        }
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPart {
     /// As `uname -r` says it; none where it could not be read, as all of these.
     pub kernel: Option<String>,
@@ -214,5 +182,6 @@ pub fn report(root: &Root, config: &Config, problems: Vec<String>) -> Report {
     let mut live = Live::look(root, config, target);
     unreadable.append(&mut live.problems);
     live.problems = unreadable;
-    judge(config, state.as_ref(), &live, &rfc3339(SystemTime::now()))
+    let report = judge(config, state.as_ref(), &live, &rfc3339(SystemTime::now()));
+    Report { node: NodePart::read(root), ..report }
 }

@@ -6,9 +6,7 @@ use crate::persist::fstab;
 use crate::state::{Health, State};
 
 use super::live::Live;
-use super::{
-    ArrayPart, DrivePart, MountPart, PersistencePart, RegistrationPart, Report, SCHEMA, SetupPart, Verdict,
-};
+use super::{ArrayPart, DrivePart, MountPart, PersistencePart, Report, SCHEMA, SetupPart, Verdict};
 
 /// A verdict with its reason, message and next action.
 struct Finding {
@@ -38,7 +36,6 @@ pub fn judge(config: &Config, state: Option<&State>, live: &Live, time: &str) ->
         drives: drives(state, live),
         last_setup: state.map(setup_part),
         notes: state.map(|s| s.notes.clone()).unwrap_or_default(),
-        registration: live.registration.as_ref().map(RegistrationPart::from),
         host: live.host.clone(),
         unreadable: live.problems.clone(),
         ..Report::default()

@@ -122,14 +122,6 @@ fn machine(n: usize) -> (State, Live) {
             memory_bytes: Some(123 << 30),
             memory_available_bytes: Some(118 << 30),
         }),
-        registration: Some(Registration {
-            way: Way::DropIn,
-            path: Some("/etc/eks/nodeadm.d/50-nvme-agent.yaml".into()),
-            state: Health::Ready,
-            labels: "nvme-agent.e6data.com/state=ready".into(),
-            written: "2026-07-26T10:00:01Z".into(),
-            ..Registration::default()
-        }),
         problems: Vec::new(),
     };
     (state, live)
@@ -270,10 +262,24 @@ fn exit_codes_are_as_documented() {
     assert_eq!(all.map(Verdict::exit_code), [0, 0, 10, 11, 12]);
 }
 
+/// What such a node registers with.
+fn registered() -> Registration {
+    Registration {
+        boot_id: "one".into(),
+        way: Way::DropIn,
+        path: Some("/etc/eks/nodeadm.d/50-nvme-agent.yaml".into()),
+        state: Health::Ready,
+        labels: "nvme-agent.e6data.com/state=ready".into(),
+        written: "2026-07-26T10:00:01Z".into(),
+        ..Registration::default()
+    }
+}
+
 /// The report for `n` drives, as a person and as a program get it.
 fn both(n: usize) -> (String, Report) {
     let (state, live) = machine(n);
     let mut report = judge(&Config::default(), Some(&state), &live, TIME);
+    report.node.registration = Some(registered());
     report.agent = "VERSION".into();
     report.last_setup.as_mut().unwrap().agent = "VERSION".into();
     (report.to_string(), report)
@@ -303,31 +309,6 @@ fn text_for_a_lost_drive() {
     insta::assert_snapshot!(judge(&Config::default(), Some(&state), &live, TIME).to_string());
 }
 
-#[test]
-fn text_for_every_way_to_the_nodes_label() {
-    let (state, mut live) = machine(1);
-    let mut line = |record: Option<Registration>| {
-        live.registration = record;
-        let text = judge(&Config::default(), Some(&state), &live, TIME).to_string();
-        text.lines().find_map(|line| line.strip_prefix("label   ")).map(str::to_owned)
-    };
-    let written = Registration {
-        way: Way::Environment,
-        path: Some("/etc/eks/kubelet/environment".into()),
-        state: Health::Failed,
-        tainted: true,
-        ..Registration::default()
-    };
-    assert_eq!(
-        line(Some(written)).unwrap(),
-        "at registration failed, by environment (/etc/eks/kubelet/environment), with the taint of a failed node"
-    );
-    let why = Some("neither is here".to_owned());
-    let nothing = Registration { problem: why, ..Registration::default() };
-    assert_eq!(line(Some(nothing)).unwrap(), "nothing at registration: neither is here");
-    assert_eq!(line(None), None);
-}
-
 /// The SSM console shows 2,500 characters of a command's output.
 #[test]
 fn text_for_eight_drives_fits_on_the_ssm_console_even_when_all_is_wrong() {
@@ -342,11 +323,11 @@ fn text_for_eight_drives_fits_on_the_ssm_console_even_when_all_is_wrong() {
     state.state = Health::Degraded;
     state.persistence = vec![long.clone(); 9];
     state.notes = vec![long.clone(); 9];
-    live.registration.as_mut().unwrap().tainted = true;
-    live.registration.as_mut().unwrap().problem = Some(long.clone());
-    live.problems = vec![long; 9];
+    live.problems = vec![long.clone(); 9];
     state.steps.iter_mut().for_each(|step| step.millis = 123_456);
-    let text = judge(&Config::default(), Some(&state), &live, TIME).to_string();
+    let mut report = judge(&Config::default(), Some(&state), &live, TIME);
+    report.node.registration = Some(Registration { problem: Some(long), tainted: true, ..registered() });
+    let text = report.to_string();
     assert!(text.len() <= 2500 && text.is_ascii(), "{}:\n{text}", text.len());
 }
 

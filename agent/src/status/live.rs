@@ -7,7 +7,6 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 use super::HostPart;
 use crate::config::Config;
 use crate::error::Result;
-use crate::node::registration::Registration;
 use crate::observe::sysfs::Sysfs;
 use crate::observe::{Array, Drive, Mount, Skipped, arrays, drives, mounts};
 use crate::persist::atomic;
@@ -23,8 +22,6 @@ pub struct Live {
     pub arrays: Option<Vec<Array>>,
     /// Text of fstab; empty where there is none.
     pub fstab: Option<String>,
-    /// What was written in this boot for the Node to register with.
-    pub registration: Option<Registration>,
     /// Of what is mounted on the target.
     pub usage: Option<Usage>,
     /// None under another root.
@@ -57,7 +54,6 @@ impl Live {
         }
         live.arrays = live.keep(arrays::find(&sysfs));
         live.fstab = live.keep(atomic::read_text(&root.join("/etc/fstab"))).map(Option::unwrap_or_default);
-        live.registration = Registration::load(root);
         // statvfs on a directory that is no mount would speak of the root filesystem.
         if root.is_host() && table.iter().any(|mount| mount.at == target) {
             live.usage = live.keep(usage(target));

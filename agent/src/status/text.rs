@@ -61,7 +61,7 @@ impl Page {
         self.storage(report);
         self.drives(report);
         self.setup(report);
-        self.label(report);
+        self.list("node", &report.node.lines());
         self.host(report);
         self.list("note", &report.notes);
         self.list("unread", &report.unreadable);
@@ -137,22 +137,6 @@ impl Page {
             let _ = write!(text, ": {}", parts.join(", "));
         }
         self.row("setup", &text);
-    }
-
-    /// What the Node says when it registers, by which way; `report` may have told it something else since.
-    fn label(&mut self, report: &Report) {
-        let Some(record) = &report.registration else { return };
-        let mut text = match &record.path {
-            Some(path) => format!("at registration {}, by {} ({path})", record.state, record.way),
-            None => "nothing at registration".into(),
-        };
-        if record.tainted {
-            text.push_str(", with the taint of a failed node");
-        }
-        if let Some(problem) = &record.problem {
-            let _ = write!(text, ": {problem}");
-        }
-        self.cut("label", &text, self.limits.item);
     }
 
     fn host(&mut self, report: &Report) {
