@@ -59,6 +59,9 @@ pub struct ConfigArgs {
     /// Value of the label DOMAIN/profile, which pods and NodePools share [default: no such label]
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     profile: Option<String>,
+    /// Tell another labeller besides: none, or nfd (a feature file for Node Feature Discovery) [default: none]
+    #[arg(long, value_name = "KIND", help_heading = "Configuration")]
+    feature_file: Option<String>,
     /// Beginnings of drive models, separated by commas [default: Amazon EC2 NVMe Instance Storage]
     #[arg(long, value_name = "MODELS", help_heading = "Configuration")]
     match_models: Option<String>,
@@ -95,6 +98,7 @@ impl ConfigArgs {
             ("on_failure", &self.on_failure),
             ("on_boot_failure", &self.on_boot_failure),
             ("profile", &self.profile),
+            ("feature_file", &self.feature_file),
             ("match.models", &self.match_models),
             ("match.vendors", &self.match_vendors),
         ];

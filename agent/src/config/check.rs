@@ -3,7 +3,8 @@
 use super::raw::{Checked, Raw, quoted};
 use super::values::{parse_size, parse_vendor};
 use super::{
-    Config, Directory, FsKind, LabelMethod, Layout, OnBootFailure, OnFailure, Tmpfiles, UnknownData,
+    Config, Directory, FeatureFile, FsKind, LabelMethod, Layout, OnBootFailure, OnFailure, Tmpfiles,
+    UnknownData,
 };
 use crate::node::labels;
 
@@ -57,6 +58,10 @@ pub fn set(config: &mut Config, key: &str, raw: Raw) -> Checked<()> {
             config.on_boot_failure = raw.choice(&[Report, NoJoin].map(|policy| (policy.as_str(), policy)))?;
         }
         "profile" => config.profile = profile(raw.text("a label value")?)?,
+        "feature_file" => {
+            use FeatureFile::{Nfd, None};
+            config.feature_file = raw.choice(&[None, Nfd].map(|file| (file.as_str(), file)))?;
+        }
         "match.models" => {
             config.matching.models = items(raw, "model prefixes", |item| {
                 let model = item.text("a model prefix")?;
