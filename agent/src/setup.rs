@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::install::hook;
 use crate::node::{registration, report};
-use crate::observe::{self, How, Inventory};
+use crate::observe::{self, Examine, How, Inventory};
 use crate::persist::{FSTAB_PATH, atomic, fstab};
 use crate::plan::{self, Outcome, Plan, Promise, Step};
 use crate::root::Root;
@@ -67,7 +67,7 @@ pub fn give_up_boot(root: &Root, config: &Config, error: &Error) {
 /// # Errors
 /// [`Error::Refused`] where setup would refuse.
 pub fn plan(root: &Root, config: &Config) -> Result<Plan> {
-    let inventory = observe::observe(root, config, How { examine: true, wait: false })?;
+    let inventory = observe::observe(root, config, How { examine: Examine::Everything, wait: false })?;
     plan::plan(&inventory, config).map_err(Error::Refused)
 }
 
@@ -203,7 +203,7 @@ impl Session {
     }
 
     fn verify(&mut self, root: &Root, config: &Config, promise: &Promise) -> Result<()> {
-        let after = observe::observe(root, config, How { examine: true, wait: false })?;
+        let after = observe::observe(root, config, How { examine: Examine::Target, wait: false })?;
         self.capacity = capacity(&after, promise);
         self.problems.extend(verify(&after, promise)?);
         Ok(())
@@ -306,7 +306,7 @@ fn tell_node(root: &Root, config: &Config, state: &State) {
 fn observe_and_plan(root: &Root, config: &Config, deadline: Instant) -> Result<(Inventory, Plan)> {
     let mut told = false;
     loop {
-        let inventory = observe::observe(root, config, How { examine: true, wait: true })?;
+        let inventory = observe::observe(root, config, How { examine: Examine::Everything, wait: true })?;
         match plan::plan(&inventory, config) {
             Ok(plan) => return Ok((inventory, plan)),
             Err(refusal) if refusal.reason.is_missing() && Instant::now() < deadline => {

@@ -10,11 +10,11 @@ use nvme_agent::config::Config;
 use nvme_agent::md::geometry;
 use nvme_agent::md::superblock::{NewSet, Superblock};
 use nvme_agent::observe::sysfs::Sysfs;
-use nvme_agent::observe::{Content, How, Inventory, Use, observe, wait};
+use nvme_agent::observe::{Content, Examine, How, Inventory, Use, observe, wait};
 use support::{EC2, Machine, Nvme};
 use uuid::Uuid;
 
-const LOOK: How = How { examine: true, wait: false };
+const LOOK: How = How { examine: Examine::Everything, wait: false };
 
 fn look(machine: &Machine) -> Inventory {
     observe(&machine.root(), &Config::default(), LOOK).unwrap()
@@ -269,7 +269,7 @@ fn waiting_costs_nothing_when_all_is_there_and_names_what_is_not() {
     description.pci = pci.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
     let machine = Machine::build(&description);
     let config = Config { drive_timeout: Duration::from_millis(80), ..Config::default() };
-    let inventory = observe(&machine.root(), &config, How { examine: false, wait: true }).unwrap();
+    let inventory = observe(&machine.root(), &config, How { examine: Examine::Nothing, wait: true }).unwrap();
     let pending: Vec<_> = inventory.pending.iter().map(|p| format!("{} {}", p.address, p.why)).collect();
     assert_eq!(
         pending,
@@ -294,14 +294,14 @@ fn a_drive_that_appears_late_is_waited_for() {
         machine
     });
     let start = Instant::now();
-    let inventory = observe(&root, &config, How { examine: false, wait: true }).unwrap();
+    let inventory = observe(&root, &config, How { examine: Examine::Nothing, wait: true }).unwrap();
     assert!(start.elapsed() > Duration::from_millis(140));
     assert_eq!(inventory.drives.len(), 2);
     drop(late.join().unwrap());
 
     let alone = Machine::fixture("i4i.large");
     let config = Config { drive_timeout: Duration::from_millis(80), ..config };
-    let inventory = observe(&alone.root(), &config, How { examine: false, wait: true }).unwrap();
+    let inventory = observe(&alone.root(), &config, How { examine: Examine::Nothing, wait: true }).unwrap();
     assert_eq!(inventory.drives.len(), 1, "plan says that one is missing");
 }
 

@@ -23,6 +23,12 @@ put() { # FILE: its text from stdin
     mkdir -p "$(dirname "$1")"
     new=$(dirname "$1")/.$(basename "$1").nvme-agent.$$.0
     cat >"$new"
+    # What made the text failed.
+    [ -s "$new" ] || {
+        rm -f "$new"
+        echo "$0: $1: there is nothing to write" >&2
+        exit 1
+    }
     chmod 0644 "$new"
     sync "$new"
     mv "$new" "$1"

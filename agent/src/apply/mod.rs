@@ -141,18 +141,24 @@ impl Context {
     }
 
     /// Has systemd read fstab again where that is due, and waits for it if told to. To be called after verify, so that
-    /// udev has time for the array meanwhile: a line of fstab whose device systemd does not know yet has it unmount
+    /// udev has time for the device meanwhile: a line of fstab whose device systemd does not know yet has it unmount
     /// what is there. An error means `degraded`, not `failed`.
     ///
     /// # Errors
     /// Where udev, or systemd, did not come to an end in time.
     pub fn finish(&mut self, wait: bool) -> Result<()> {
         self.release();
+        let reloaded = self.reload(wait);
+        self.announce();
+        reloaded
+    }
+
+    fn reload(&mut self, wait: bool) -> Result<()> {
         if !std::mem::take(&mut self.reload) {
             return Ok(());
         }
         if let Some(settling) = self.settling.take() {
-            settling.wait(&self.root, uevents::TIME)?;
+            settling.wait(&self.root)?;
         }
         match systemd::request_reload(&self.root)? {
             Some(reload) if wait => reload.wait(systemd::RELOAD_TIME),
@@ -160,15 +166,21 @@ impl Context {
         }
     }
 
-    /// Unmounts what is staged, lets go of locks and marks, and has udev look at what we had locked.
+    /// Unmounts what is staged, lets go of locks and marks, and has udev look at what carries the filesystem.
     fn release(&mut self) {
         self.staged = None;
-        self.marked = None;
-        // udev is told of the array first, by the mark's end, then of the drives.
-        if self.holds.take().is_some() {
-            for device in std::mem::take(&mut self.touched) {
-                device::announce(&self.root, &device);
-            }
+        let array = self.marked.take().is_some();
+        // Of an array udev is told by the mark's end; of its members when all is done, for nobody waits for that, and in
+        // 24 drives' events those of the array would be late.
+        if self.holds.take().is_some() && !array {
+            self.announce();
+        }
+    }
+
+    /// Has udev look at what we had locked.
+    fn announce(&mut self) {
+        for device in std::mem::take(&mut self.touched) {
+            device::announce(&self.root, &device);
         }
     }
 }
@@ -176,6 +188,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         self.release();
+        self.announce();
     }
 }
 

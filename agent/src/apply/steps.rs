@@ -74,7 +74,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
         }
         Step::Stage { device, kind, options } => {
             // An error comes again when it counts.
-            context.settling = begin_settling(&root, plan).ok().flatten();
+            context.settling = begin_settling(&root, promised(plan).filter(|d| is_array(d))).ok().flatten();
             context.staged = Some(Staged::mount(&root.join(device), *kind, options)?);
         }
         Step::Prepare { target, mode, uid, gid, selinux, directories } => {
@@ -139,17 +139,21 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
         // Only begun here: udev has its time while the run is verified.
         Step::ReloadSystemd => {
             context.reload = true;
-            context.settling = begin_settling(&root, plan)?;
+            context.settling = begin_settling(&root, promised(plan))?;
         }
     }
     Ok(Vec::new())
 }
 
-/// Where the plan mounts an array, and systemd is there to be wrong about it.
-fn begin_settling(root: &Root, plan: &Plan) -> Result<Option<Settling>> {
-    let array = plan.promise.as_ref().map(|p| Path::new(&p.device)).filter(|device| is_array(device));
-    let name = array.map(device::kernel_name).filter(|_| systemd::is_running(root));
-    name.map(|name| Settling::begin(root, &name)).transpose()
+/// What carries the filesystem that the plan mounts.
+fn promised(plan: &Plan) -> Option<&Path> {
+    plan.promise.as_ref().map(|promise| Path::new(&promise.device))
+}
+
+/// Where there is such a device, and a systemd to be wrong about it.
+fn begin_settling(root: &Root, device: Option<&Path>) -> Result<Option<Settling>> {
+    let name = device.map(device::kernel_name).filter(|_| systemd::is_running(root));
+    name.map(|name| Settling::begin(root, &name, uevents::TIME)).transpose()
 }
 
 /// Has systemd done with all that udev said of the array while it was made. Where it does not get there, a mount that
@@ -157,9 +161,10 @@ fn begin_settling(root: &Root, plan: &Plan) -> Result<Option<Settling>> {
 fn settle(root: &Root, plan: &Plan, begun: Option<Settling>) -> Result<()> {
     let settling = match begun {
         Some(settling) => Some(settling),
-        None => begin_settling(root, plan)?,
+        // Of a single drive udev has told nothing yet.
+        None => begin_settling(root, promised(plan).filter(|device| is_array(device)))?,
     };
-    settling.map_or(Ok(()), |settling| settling.wait(root, uevents::TIME))
+    settling.map_or(Ok(()), |settling| settling.wait(root))
 }
 
 fn nothing_staged(target: &str) -> Error {

@@ -16,6 +16,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -37,13 +38,14 @@ const UDEV_GROUP: u32 = 2;
 /// udev's messages have at most 8 KiB (sd-device's receive buffer).
 const LONGEST_MESSAGE: usize = 8192;
 
-/// An event of ours on its way through udev; to be begun early, for it takes its time.
+/// An event of ours on its way through udev, and whoever waits for it; to be begun early, for it takes its time.
 #[derive(Debug)]
 pub struct Settling {
     /// Kernel name of the block device, such as `md0`.
     name: String,
-    /// None where there is no udev that could tell systemd anything.
-    sent: Option<Sent>,
+    until: Instant,
+    /// Says whether udev got through with it in time. None where there is no udev that could tell systemd anything.
+    udev: Option<JoinHandle<Result<bool>>>,
 }
 
 #[derive(Debug)]
@@ -54,39 +56,45 @@ struct Sent {
 }
 
 impl Settling {
-    /// Sends the event, for a device that nobody writes to any more.
+    /// Sends the event, for a device that nobody writes to any more, and has a thread listen for what comes of it: udev
+    /// is at work while the caller mounts. `deadline` is for all that [`Settling::wait`] waits for.
     ///
     /// # Errors
     /// The device is not there, or udev cannot be listened to.
-    pub fn begin(root: &Root, name: &str) -> Result<Settling> {
+    pub fn begin(root: &Root, name: &str, deadline: Duration) -> Result<Settling> {
+        let until = Instant::now() + deadline;
         let reachable = root.is_host() && root.join("/run/udev/control").exists();
         let sent = reachable.then(|| Sent::send(root, name)).transpose()?;
-        Ok(Settling { name: name.to_owned(), sent })
-    }
-
-    /// Waits until systemd has done with everything that udev says of the device up to now.
-    ///
-    /// # Errors
-    /// Where it is not so within `deadline`.
-    pub fn wait(self, root: &Root, deadline: Duration) -> Result<()> {
-        let until = Instant::now() + deadline;
-        let told = match &self.sent {
-            Some(sent) => {
-                sent.comes_out(until)?
+        let (root, owned) = (root.clone(), name.to_owned());
+        let udev = sent.map(|sent| {
+            std::thread::spawn(move || {
+                Ok(sent.comes_out(until)?
                     // udev hears of the close of a file that was written to in another way, and perhaps after our event;
                     // then it is busy now, and one more event comes after that.
-                    && (udev_rests(root) || Sent::send(root, &self.name)?.comes_out(until)?)
-            }
+                    && (udev_rests(&root) || Sent::send(&root, &owned)?.comes_out(until)?))
+            })
+        });
+        Ok(Settling { name: name.to_owned(), until, udev })
+    }
+
+    /// Waits until systemd has done with everything that udev says of the device up to [`Settling::begin`].
+    ///
+    /// # Errors
+    /// Where it is not so in time.
+    pub fn wait(self, root: &Root) -> Result<()> {
+        let told = match self.udev {
+            Some(listener) => listener.join().unwrap_or_else(|_| {
+                Err(Error::Other("the thread that listens to udev panicked: a bug".into()))
+            })?,
             None => true,
         };
         while !(told && first_process_has_read(root) && first_process_rests(root)) {
-            if !told || Instant::now() >= until {
+            if !told || Instant::now() >= self.until {
                 return Err(Error::Other(format!(
-                    "{} not done with what became of {} after {} s; until then systemd may take it for gone, and unmount \
+                    "{} is still not done with what became of {}; until then systemd may take it for gone, and unmount \
                      it (look at `systemctl list-jobs` and `journalctl -u systemd-udevd`)",
-                    if told { "systemd is" } else { "udev is" },
-                    self.name,
-                    deadline.as_secs()
+                    if told { "systemd" } else { "udev" },
+                    self.name
                 )));
             }
             std::thread::sleep(POLL);
@@ -214,7 +222,7 @@ sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops 
     fn what_systemd_has_not_done_with_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        let settle = || Settling::begin(&root, "md0").unwrap().wait(&root, Duration::from_millis(30));
+        let settle = || Settling::begin(&root, "md0", Duration::from_millis(30)).unwrap().wait(&root);
         // No /proc: nothing to see.
         settle().unwrap();
         std::fs::create_dir_all(dir.path().join("proc/1/fd")).unwrap();
@@ -223,7 +231,7 @@ sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops 
         let table = dir.path().join("proc/net/netlink");
         std::fs::write(&table, TABLE.replace("RMEM", "1280")).unwrap();
         let error = settle().unwrap_err().to_string();
-        assert!(error.contains("systemd is not done") && error.contains("md0"), "{error}");
+        assert!(error.contains("systemd is still not done") && error.contains("md0"), "{error}");
         // Others' sockets do not count.
         std::fs::write(&table, TABLE.replace("RMEM", "0   ")).unwrap();
         settle().unwrap();

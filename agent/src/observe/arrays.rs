@@ -49,7 +49,7 @@ fn members(sysfs: &Sysfs<'_>, array: &str) -> Result<Vec<String>> {
     for entry in sysfs::names(&md)? {
         let Some(name) = entry.strip_prefix("dev-") else { continue };
         let slot = number(md.join(&entry).join("slot")).unwrap_or(u64::MAX);
-        let name = sysfs::resolved(md.join(&entry).join("block")).map_or(name.to_owned(), |(_, name)| name);
+        let name = sysfs::leads_to(md.join(&entry).join("block")).unwrap_or_else(|| name.to_owned());
         members.push((slot, name));
     }
     members.sort_unstable();

@@ -22,12 +22,22 @@ use crate::root::Root;
 /// So many drives are read at once: enough to hide their latency, few enough for the memory of their buffers.
 const READERS: usize = 8;
 
+/// Which devices are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Examine {
+    /// None: sysfs, proc and files only, which never blocks on a device.
+    #[default]
+    Nothing,
+    /// Only what is mounted at the target: what a run that knows its drives has to see again.
+    Target,
+    /// All, and the drives are asked who they are.
+    Everything,
+}
+
 /// How to look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct How {
-    /// Read what is on the devices, and ask the drives who they are. Without: sysfs, proc and files only, which
-    /// never blocks on a device.
-    pub examine: bool,
+    pub examine: Examine,
     /// Wait for drives up to `drive_timeout`.
     pub wait: bool,
 }
@@ -49,7 +59,7 @@ pub fn observe(root: &Root, config: &Config, how: How) -> Result<Inventory> {
     let functions =
         timed("wait", || if how.wait { wait::settle(&sysfs, config) } else { wait::look(&sysfs, config) })?;
     let table = timed("mounts", || mounts::read(root))?;
-    let ask = how.examine && root.is_host() && nix::unistd::geteuid().is_root();
+    let ask = how.examine == Examine::Everything && root.is_host() && nix::unistd::geteuid().is_root();
     let identify = |drive: &Drive| if ask { identify(drive).map(Some) } else { Ok(None) };
     let found = timed("drives", || drives::find(&sysfs, &config.matching, &table, &identify))?;
     inventory.drives = found.drives;
@@ -69,12 +79,17 @@ pub fn observe(root: &Root, config: &Config, how: How) -> Result<Inventory> {
         }
         Ok(())
     })?;
-    if how.examine {
+    if how.examine != Examine::Nothing {
         let blkid = Blkid::find(root);
         let prober: &dyn Prober = if root.is_host() { &blkid } else { &Nobody };
         let examiner = Examiner { sysfs, config, table: &table, prober };
-        timed("content", || examiner.drives(&mut inventory.drives))?;
-        timed("content of arrays", || examiner.arrays(&mut inventory.arrays, &inventory.drives))?;
+        let (drives, arrays) = (&mut inventory.drives, &mut inventory.arrays);
+        if how.examine == Examine::Target {
+            timed("content at the target", || examiner.target(drives, arrays))?;
+        } else {
+            timed("content", || examiner.drives(drives))?;
+            timed("content of arrays", || examiner.arrays(arrays, drives))?;
+        }
     }
 
     timed("host", || -> Result<()> {
@@ -158,6 +173,18 @@ impl Examiner<'_> {
             if self.may_be_held(&drive.content, &drive.uses) && uses::held_exclusively(&drive.path()) {
                 drive.uses.push(super::Use::Exclusive);
             }
+        }
+        Ok(())
+    }
+
+    fn target(&self, drives: &mut [Drive], arrays: &mut [Array]) -> Result<()> {
+        let at =
+            |dev: DevNum| self.table.iter().any(|mount| mount.dev == dev && mount.at == self.config.target);
+        for drive in drives.iter_mut().filter(|drive| at(drive.dev)) {
+            drive.content = self.content(&drive.path(), drive.dev, drive.sectors)?;
+        }
+        for array in arrays.iter_mut().filter(|array| at(array.dev)) {
+            array.content = self.content(&array.path(), array.dev, array.sectors)?;
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::intent::Identity;
 
-pub use look::{How, observe};
+pub use look::{Examine, How, observe};
 
 /// Everything that [`crate::plan`] judges by. Plain data: a test can write one down.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::sysfs::{self, Sysfs, attribute, hex, resolved};
+use super::sysfs::{self, Sysfs, attribute, hex, leads_to};
 use crate::config::Match;
 use crate::error::Result;
 
 /// PCI base class 01 (mass storage), subclass 08 (non-volatile memory), any programming interface.
 pub const PCI_CLASS: u32 = 0x0108;
+
+/// What `state` of a controller that serves I/O says (`nvme_sysfs_show_state`, drivers/nvme/host/sysfs.c).
+pub const LIVE: &str = "live";
 
 /// What an NVMe block device's name says (`nvme_mpath_set_disk_name`, drivers/nvme/host/multipath.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +76,12 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Reads the attributes of a controller's directory.
-    pub fn read(dir: &Path) -> Controller {
+    /// Reads the attributes in the directory of the controller `name`.
+    pub fn read(name: &str, dir: &Path) -> Controller {
         let text = |name: &str| attribute(dir.join(name)).unwrap_or_default();
         let transport = text("transport");
         let mut controller = Controller {
-            name: dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            name: name.to_owned(),
             dir: dir.to_path_buf(),
             state: text("state"),
             address: String::new(),
@@ -90,7 +93,8 @@ impl Controller {
             transport,
         };
         if controller.transport == "pcie"
-            && let Some((function, address)) = resolved(dir.join("device"))
+            && let function = dir.join("device")
+            && let Some(address) = leads_to(&function)
         {
             controller.address = address;
             controller.vendor = attribute(function.join("vendor")).and_then(|v| hex(&v));
@@ -100,7 +104,7 @@ impl Controller {
     }
 
     pub fn is_live(&self) -> bool {
-        self.state == "live"
+        self.state == LIVE
     }
 
     /// Why this is not a controller of a drive that the configuration asks for; none where it is.
@@ -141,22 +145,16 @@ pub fn vendor_matches(vendor: u32, wanted: &Match) -> bool {
 /// # Errors
 /// A directory of sysfs cannot be read.
 pub fn controllers(sysfs: &Sysfs<'_>, name: &str) -> Result<Vec<Controller>> {
-    let Some((device, device_name)) = resolved(sysfs.dir(name).join("device")) else {
+    let device = sysfs.dir(name).join("device");
+    let Some(device_name) = leads_to(&device) else {
         return Ok(Vec::new());
     };
     if is_controller(&device_name) {
-        return Ok(vec![Controller::read(&device)]);
+        return Ok(vec![Controller::read(&device_name, &device)]);
     }
-    let mut dirs = Vec::new();
-    for entry in sysfs::names(&device)? {
-        if is_controller(&entry)
-            && let Some((dir, _)) = resolved(device.join(&entry))
-            && !dirs.contains(&dir)
-        {
-            dirs.push(dir);
-        }
-    }
-    Ok(dirs.iter().map(|dir| Controller::read(dir)).collect())
+    let mut entries = sysfs::names(&device)?;
+    entries.retain(|entry| is_controller(entry));
+    Ok(entries.iter().map(|entry| Controller::read(entry, &device.join(entry))).collect())
 }
 
 #[cfg(test)]

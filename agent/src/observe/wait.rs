@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::nvme::{self, Controller, NodeName};
-use super::sysfs::{self, Sysfs, attribute, hex, resolved};
+use super::nvme::{self, NodeName};
+use super::sysfs::{self, Sysfs, attribute, hex, leads_to};
 use super::{Pending, Skipped, drives};
 use crate::config::Config;
 use crate::error::Result;
@@ -42,8 +42,8 @@ pub fn look(sysfs: &Sysfs<'_>, config: &Config) -> Result<Functions> {
         if !vendor.is_some_and(|vendor| nvme::vendor_matches(vendor, &config.matching)) {
             continue;
         }
-        match resolved(dir.join("driver")) {
-            Some((_, driver)) if driver != "nvme" => functions.elsewhere.push(Skipped {
+        match leads_to(dir.join("driver")) {
+            Some(driver) if driver != "nvme" => functions.elsewhere.push(Skipped {
                 name: address,
                 why: format!("bound to the driver {driver}"),
                 ..Skipped::default()
@@ -67,12 +67,14 @@ fn waits_for(sysfs: &Sysfs<'_>, config: &Config, function: &std::path::Path) -> 
         return Ok(Some("no controller yet".into()));
     };
     let dir = function.join("nvme").join(name);
-    let controller = Controller::read(&dir);
-    if !controller.model.is_empty() && !nvme::model_matches(&controller.model, &config.matching) {
+    let text = |attr: &str| attribute(dir.join(attr)).unwrap_or_default();
+    let model = text("model");
+    if !model.is_empty() && !nvme::model_matches(&model, &config.matching) {
         return Ok(None);
     }
-    if !controller.is_live() {
-        return Ok(Some(format!("controller {name} is {}", controller.state)));
+    let state = text("state");
+    if state != nvme::LIVE {
+        return Ok(Some(format!("controller {name} is {state}")));
     }
     for entry in sysfs::names(&dir)? {
         if let Some(node) = NodeName::parse(&entry)

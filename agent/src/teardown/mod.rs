@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, RECORD_PATH};
 use crate::node::gate::JOINED_PATH;
 use crate::node::registration;
-use crate::observe::{DevNum, How, observe};
+use crate::observe::{DevNum, Examine, How, observe};
 use crate::persist::atomic;
 use crate::plan::MemberRef;
 use crate::root::Root;
@@ -169,7 +169,7 @@ fn mark(root: &Root) -> Result<Option<Mark>> {
 
 /// `wait` for drives that a boot has not brought up yet.
 fn look(root: &Root, config: &Config, wait: bool) -> Result<(Work, Licence)> {
-    let inventory = observe(root, config, How { examine: true, wait })?;
+    let inventory = observe(root, config, How { examine: Examine::Everything, wait })?;
     let mut licence = Licence::of(&inventory, &inventory.target.path);
     if let Some(mark) = mark(root)? {
         licence.join(mark.licence);
