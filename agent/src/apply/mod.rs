@@ -170,11 +170,20 @@ impl Context {
     fn release(&mut self) {
         self.staged = None;
         let array = self.marked.take().is_some();
-        // Of an array udev is told by the mark's end; of its members when all is done, for nobody waits for that, and in
-        // 24 drives' events those of the array would be late.
+        // Of an array udev is told by the mark's end; of its members when all is done, for nobody waits for that, and
+        // among 24 drives' events those of the array would be late.
         if self.holds.take().is_some() && !array {
             self.announce();
         }
+    }
+
+    /// The kernel keeps the members of a running array from everybody else. So udev may look at them while mkfs works, and
+    /// is through with them when it is to look at the array.
+    fn members_are_taken(&mut self) {
+        if let Some(holds) = &mut self.holds {
+            holds.release_drives();
+        }
+        self.announce();
     }
 
     /// Has udev look at what we had locked.

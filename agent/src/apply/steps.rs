@@ -43,6 +43,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
                     array.display()
                 )));
             }
+            context.members_are_taken();
             hit("create-array-done")?;
         }
         Step::AssembleArray { array, uuid, members } => {

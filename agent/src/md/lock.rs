@@ -182,6 +182,11 @@ impl Holds {
         self.devices.covers(drive)
     }
 
+    /// Lets go of the drives, and keeps the mark of the array.
+    pub fn release_drives(&mut self) {
+        self.devices = DeviceLocks::default();
+    }
+
     /// True where an array is marked.
     pub fn is_marked(&self) -> bool {
         self.mark.is_some()
