@@ -55,6 +55,8 @@ pub struct Config {
     pub tmpfiles: Tmpfiles,
     /// Domain of what is said on the Node, such as `nvme-agent.e6data.com`; see [`crate::node::labels`].
     pub label_domain: String,
+    /// Other names for the keys in it, `NAME=KEY` separated by commas; see [`crate::node::Keys::renamed`].
+    pub label_keys: String,
     pub label_method: LabelMethod,
     pub on_failure: OnFailure,
     pub on_boot_failure: OnBootFailure,
@@ -89,6 +91,7 @@ impl Default for Config {
             unknown_data: UnknownData::FirstBoot,
             tmpfiles: Tmpfiles::Keep,
             label_domain: labels::DEFAULT_DOMAIN.into(),
+            label_keys: String::new(),
             label_method: LabelMethod::Auto,
             on_failure: OnFailure::Label,
             on_boot_failure: OnBootFailure::Report,

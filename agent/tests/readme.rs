@@ -41,6 +41,9 @@ fn every_key_is_there_with_its_flag_its_variable_and_the_default_that_it_has() {
                     assert_eq!(Config::default().fs_label(), "nvme-tmp");
                     assert!(row[3].contains("`nvme-tmp`"), "{row:?}");
                 }
+                "label_keys" => {
+                    assert_eq!((row[3].as_str(), Config::default().label_keys), ("(none)", String::new()));
+                }
                 other => assert_eq!(
                     (other, row[3].as_str(), Config::default().profile),
                     ("profile", "(none)", String::new())

@@ -45,6 +45,10 @@ pub struct ConfigArgs {
     /// Domain of the Node's labels, annotation, condition and taint [default: nvme-agent.e6data.com]
     #[arg(long, value_name = "DOMAIN", help_heading = "Configuration")]
     label_domain: Option<String>,
+    /// Other names for these, NAME=KEY separated by commas: state, layout, drives, capacity-gib, profile, detail,
+    /// LocalStorageReady, failed [default: these names]
+    #[arg(long, value_name = "KEYS", help_heading = "Configuration")]
+    label_keys: Option<String>,
     /// How the label comes to the Node at registration: auto (by what the image has), dropin, environment, api, none
     /// [default: auto]
     #[arg(long, value_name = "METHOD", help_heading = "Configuration")]
@@ -94,6 +98,7 @@ impl ConfigArgs {
             ("unknown_data", &self.unknown_data),
             ("tmpfiles", &self.tmpfiles),
             ("label_domain", &self.label_domain),
+            ("label_keys", &self.label_keys),
             ("label_method", &self.label_method),
             ("on_failure", &self.on_failure),
             ("on_boot_failure", &self.on_boot_failure),

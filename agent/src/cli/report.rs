@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 /// Configuration that nothing can be said on the Node without.
-const NEEDED: [&str; 3] = ["label_domain", "label_method", "profile"];
+const NEEDED: [&str; 4] = ["label_domain", "label_keys", "label_method", "profile"];
 
 fn wait(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
@@ -95,8 +95,7 @@ fn options(context: &Context, args: &Args, config: &Config, memory: PathBuf) -> 
     let node = report::node_name(&context.root, args.node_name.as_deref())?;
     let access = Access::read(&context.root, args.kubeconfig.as_deref())?;
     Ok(Options {
-        keys: Keys::new(&config.label_domain)
-            .map_err(|problem| Error::Config(format!("label_domain: {problem}")))?,
+        keys: Keys::of(config),
         profile: config.profile.clone(),
         if_changed: args.if_changed,
         kubelet: report::kubelet(&context.root),

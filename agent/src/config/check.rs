@@ -43,6 +43,7 @@ pub fn set(config: &mut Config, key: &str, raw: Raw) -> Checked<()> {
             config.tmpfiles = raw.choice(&[("keep", Tmpfiles::Keep), ("distro", Tmpfiles::Distro)])?;
         }
         "label_domain" => config.label_domain = label_domain(raw.text("a DNS subdomain")?)?,
+        "label_keys" => config.label_keys = label_keys(raw.text("NAME=KEY, separated by commas")?)?,
         "label_method" => {
             use LabelMethod::{Api, Auto, DropIn, Environment, None};
             config.label_method =
@@ -161,6 +162,13 @@ fn label_domain(text: String) -> Checked<String> {
     match labels::domain_problem(&text) {
         None => Ok(text),
         Some(problem) => Err(format!("{problem}, found {}", quoted(&text))),
+    }
+}
+
+fn label_keys(text: String) -> Checked<String> {
+    match labels::Keys::default().renamed(&text) {
+        Ok(_) => Ok(text),
+        Err(problem) => Err(format!("{problem}; found {}", quoted(&text))),
     }
 }
 
@@ -325,6 +333,10 @@ pub fn whole(config: &Config) -> Result<(), (&'static str, String)> {
             format!("expected at most {longest} characters for {kind}, found {}", quoted(&config.label)),
         ));
     }
+    // Whether two keys are one depends on the domain.
+    labels::Keys::new(&config.label_domain)
+        .and_then(|keys| keys.renamed(&config.label_keys))
+        .map_err(|problem| ("label_keys", problem))?;
     // Drives are waited for once as they appear and once more as members of a set.
     let worst = config.lock_timeout + 2 * config.drive_timeout + config.mkfs_timeout;
     let allowed = UNIT_TIMEOUT - OTHER_WORK;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::root::Root;
 
 /// Every key that has a flag and an environment variable, as the file spells it.
-pub const KEYS: [&str; 20] = [
+pub const KEYS: [&str; 21] = [
     "target",
     "layout",
     "filesystem",
@@ -32,6 +32,7 @@ pub const KEYS: [&str; 20] = [
     "unknown_data",
     "tmpfiles",
     "label_domain",
+    "label_keys",
     "label_method",
     "on_failure",
     "on_boot_failure",

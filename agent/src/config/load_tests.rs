@@ -57,6 +57,7 @@ fn every_key_of_the_file_arrives() {
         unknown_data = "refuse"
         tmpfiles = "distro"
         label_domain = "storage.example.com"
+        label_keys = "state=nvme,LocalStorageReady=x.com/Nvme"
         label_method = "dropin"
         on_failure = "no-join"
         on_boot_failure = "no-join"
@@ -88,6 +89,7 @@ fn every_key_of_the_file_arrives() {
         unknown_data: UnknownData::Refuse,
         tmpfiles: Tmpfiles::Distro,
         label_domain: "storage.example.com".into(),
+        label_keys: "state=nvme,LocalStorageReady=x.com/Nvme".into(),
         label_method: LabelMethod::DropIn,
         on_failure: OnFailure::NoJoin,
         on_boot_failure: OnBootFailure::NoJoin,
@@ -141,8 +143,27 @@ fn flags_override_the_environment_which_overrides_the_file() {
 #[test]
 fn every_key_has_an_environment_variable() {
     let values = [
-        "/data", "raid0", "xfs", "x", "noatime", "64K", "4", "9s", "9", "1m", "format", "distro", "x.com",
-        "api", "taint", "no-join", "fast", "nfd", "M", "0x1",
+        "/data",
+        "raid0",
+        "xfs",
+        "x",
+        "noatime",
+        "64K",
+        "4",
+        "9s",
+        "9",
+        "1m",
+        "format",
+        "distro",
+        "x.com",
+        "state=nvme",
+        "api",
+        "taint",
+        "no-join",
+        "fast",
+        "nfd",
+        "M",
+        "0x1",
     ];
     let env: Vec<(String, &str)> = KEYS.into_iter().map(variable).zip(values).collect();
     let env: Vec<(&str, &str)> = env.iter().map(|(n, v)| (n.as_str(), *v)).collect();
@@ -153,6 +174,15 @@ fn every_key_has_an_environment_variable() {
     assert_eq!(config.lock_timeout, Duration::from_secs(60));
     assert_eq!((config.label_domain.as_str(), config.profile.as_str()), ("x.com", "fast"));
     assert_eq!((config.label_method, config.on_failure), (LabelMethod::Api, OnFailure::Taint));
+}
+
+#[test]
+fn two_keys_that_are_one_in_this_domain_are_told() {
+    let text = "label_domain = 'a.com'\nlabel_keys = 'detail=b.com/x,state=a.com/layout'";
+    assert!(
+        error(text).starts_with("config.toml:2: label_keys: expected different keys, found a.com/layout")
+    );
+    assert!(error("label_keys = 'stat=x'").starts_with("config.toml:1: label_keys: expected NAME=KEY"));
 }
 
 #[test]

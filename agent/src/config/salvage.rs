@@ -14,8 +14,15 @@ use super::{Config, check};
 use crate::root::Root;
 
 /// The keys that decide what a node says that was not set up.
-const ABOUT_THE_NODE: [&str; 6] =
-    ["label_domain", "label_method", "on_failure", "on_boot_failure", "profile", "feature_file"];
+const ABOUT_THE_NODE: [&str; 7] = [
+    "label_domain",
+    "label_keys",
+    "label_method",
+    "on_failure",
+    "on_boot_failure",
+    "profile",
+    "feature_file",
+];
 
 /// What could be used of a configuration that is wrong.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -133,7 +133,7 @@ pub fn update(root: &Root, config: &Config, state: &State) -> Registration {
 
 /// [`update`] with somebody else's word on the drop-in.
 pub fn update_with(root: &Root, config: &Config, state: &State, checker: &dyn Checker) -> Registration {
-    let keys = Keys::new(&config.label_domain).unwrap_or_default();
+    let keys = Keys::of(config);
     let (way, none) = Way::of(root, config.label_method);
     let mut now = Registration {
         boot_id: boot_id(root),
@@ -203,7 +203,7 @@ fn remember(root: &Root, now: &mut Registration) {
 /// A file cannot be removed or rewritten.
 pub fn withdraw(root: &Root, config: &Config) -> Result<Vec<String>> {
     let before = FILES.map(|path| fs::read(root.join(path)).ok());
-    let keys = Keys::new(&config.label_domain).unwrap_or_default();
+    let keys = Keys::of(config);
     let words = Readiness::of(&State::new(root, Health::Absent, "", ""), &keys, "");
     let work = Work { root, words, tainting: false, keys };
     work.withdraw(DROP_IN_PATH)?;
