@@ -33,9 +33,19 @@ if [ -f "$tmpfiles" ] && head -n 1 "$tmpfiles" | grep -q '^# nvme-agent: '; then
     rm -f "$tmpfiles"
 fi
 
+# What the Node would say when it registers, of the drives of this build host. The agent writes its own first thing at
+# every boot. nodeadm writes its environment file anew at every boot, so that a label there needs no cleaning.
+label=$root/etc/eks/nodeadm.d/50-nvme-agent.yaml
+rm -f "$label" "$root/etc/eks/nodeadm.d/.50-nvme-agent.yaml."*
+feature=$root/etc/kubernetes/node-feature-discovery/features.d/nvme-agent
+if [ -f "$feature" ] && head -n 1 "$feature" | grep -q '^# nvme-agent: '; then
+    rm -f "$feature"
+fi
+
 # Prove it.
 left=$(
     [ ! -e "$root/var/lib/nvme-agent" ] || echo "$root/var/lib/nvme-agent"
+    [ ! -e "$label" ] || echo "$label"
     grep -Hs -e "$fstab_ours" -e "$fstab_disabled" "$fstab" || true
     grep -Hs "$mdadm_ours" "$root/etc/mdadm.conf" "$root/etc/mdadm/mdadm.conf" || true
 )

@@ -6,6 +6,7 @@ mod check;
 mod load;
 mod node;
 mod raw;
+mod salvage;
 mod values;
 
 use std::fmt;
@@ -16,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::node::labels;
 
 pub use check::UNIT_TIMEOUT;
-pub use load::{KEYS, Overrides, flag, load, node_part, variable};
-pub use node::{LabelMethod, OnBootFailure, OnFailure};
+pub use load::{KEYS, Overrides, flag, load, variable};
+pub use node::{FeatureFile, LabelMethod, OnBootFailure, OnFailure};
+pub use salvage::{Salvaged, salvage};
 pub use values::parse_duration;
 
 /// Where the config file is.
@@ -53,11 +55,14 @@ pub struct Config {
     pub tmpfiles: Tmpfiles,
     /// Domain of what is said on the Node, such as `nvme-agent.e6data.com`; see [`crate::node::labels`].
     pub label_domain: String,
+    /// Other names for the keys in it, `NAME=KEY` separated by commas; see [`crate::node::Keys::renamed`].
+    pub label_keys: String,
     pub label_method: LabelMethod,
     pub on_failure: OnFailure,
     pub on_boot_failure: OnBootFailure,
     /// Value of the label `<domain>/profile`; empty: no such label.
     pub profile: String,
+    pub feature_file: FeatureFile,
     #[serde(rename = "match")]
     pub matching: Match,
     #[serde(rename = "directory", skip_serializing_if = "Vec::is_empty")]
@@ -86,10 +91,12 @@ impl Default for Config {
             unknown_data: UnknownData::FirstBoot,
             tmpfiles: Tmpfiles::Keep,
             label_domain: labels::DEFAULT_DOMAIN.into(),
+            label_keys: String::new(),
             label_method: LabelMethod::Auto,
             on_failure: OnFailure::Label,
             on_boot_failure: OnBootFailure::Report,
             profile: String::new(),
+            feature_file: FeatureFile::None,
             matching: Match::default(),
             directories: Vec::new(),
             wipe_foreign: false,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::apply::systemd::unit_name_for_path;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::node::registration;
 use crate::root::Root;
 
 /// The unit, as packages ship it.
@@ -83,6 +84,9 @@ pub fn install(root: &Root, options: &Options) -> Result<Vec<String>> {
         None => files.remove_ours(DROP_IN_PATH, "the target is /tmp")?,
     }
     hook::apply(&mut files, &options.config)?;
+    if !root.is_host() {
+        files.forget_build_host(&options.config)?;
+    }
     if options.enable {
         files.link(LINK_PATH, unit)?;
     }
@@ -209,12 +213,34 @@ impl Files<'_> {
         Ok(())
     }
 
+    /// In an image nothing is said of storage: what a setup on the machine that it was made of left is of other drives, and
+    /// the unit writes its own first thing at every boot.
+    fn forget_build_host(&mut self, config: &Config) -> Result<()> {
+        for path in registration::FILES {
+            if let Some(dir) = self.root.join(path).parent() {
+                self.stays_inside(dir)?;
+            }
+        }
+        self.done.extend(registration::withdraw(self.root, config)?);
+        Ok(())
+    }
+
     /// Where `path` is, its directory made. Refuses a directory that leads out of the root: in an image an
     /// absolute link would have us write to the machine that builds it.
     fn place(&self, path: &str) -> Result<PathBuf> {
         let at = self.root.join(path);
         let dir = at.parent().unwrap_or(self.root.as_path());
-        // What is there already is checked before anything is made below it.
+        self.stays_inside(dir)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir)
+            .map_err(Error::io(dir, "make the directory"))?;
+        Ok(at)
+    }
+
+    /// What of `dir` is there already does not lead out of the root: checked before anything is made below it.
+    fn stays_inside(&self, dir: &Path) -> Result<()> {
         let mut there = dir;
         while fs::symlink_metadata(there).is_err() {
             there = there.parent().unwrap_or(self.root.as_path());
@@ -230,12 +256,7 @@ impl Files<'_> {
                 top.display()
             )));
         }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(dir)
-            .map_err(Error::io(dir, "make the directory"))?;
-        Ok(at)
+        Ok(())
     }
 }
 

@@ -237,3 +237,35 @@ fn the_unit_outlasts_the_agents_own_deadlines() {
     let timeout = settings(UNIT).into_iter().find(|(key, _)| *key == "TimeoutStartSec").unwrap().1;
     assert_eq!(timeout.parse(), Ok(crate::config::UNIT_TIMEOUT));
 }
+
+#[test]
+fn an_image_says_nothing_of_the_build_hosts_drives() {
+    use crate::config::FeatureFile;
+    use crate::node::registration::{DROP_IN_PATH as LABEL, RECORD_PATH, update};
+    use crate::state::{Health, State};
+    let (_dir, root) = image();
+    fs::create_dir_all(root.join("/etc/eks/nodeadm.d")).unwrap();
+    let config = Config { feature_file: FeatureFile::Nfd, ..Config::default() };
+    update(&root, &config, &State::new(&root, Health::Ready, "SetupComplete", ""));
+    let left = [LABEL, crate::node::features::FEATURE_PATH, RECORD_PATH];
+    assert!(left.iter().all(|path| root.join(path).exists()));
+    let done = install(&root, &options("/tmp")).unwrap();
+    assert!(done.contains(&format!("took our label out of {LABEL}")), "{done:?}");
+    assert!(!left.iter().any(|path| root.join(path).exists()));
+    // nodeadm needs the directory.
+    assert!(root.join("/etc/eks/nodeadm.d").is_dir());
+    assert_eq!(install(&root, &options("/tmp")).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_label_beyond_a_link_out_of_the_image_is_the_build_hosts_own() {
+    let (_dir, root) = image();
+    let (_other, host) = image();
+    fs::create_dir_all(host.join("/nodeadm.d")).unwrap();
+    fs::write(host.join("/nodeadm.d/50-nvme-agent.yaml"), "ready").unwrap();
+    fs::create_dir_all(root.join("/etc/eks")).unwrap();
+    symlink(host.join("/nodeadm.d"), root.join("/etc/eks/nodeadm.d")).unwrap();
+    let error = install(&root, &options("/tmp")).unwrap_err().to_string();
+    assert!(error.contains("outside of the root"), "{error}");
+    assert!(host.join("/nodeadm.d/50-nvme-agent.yaml").exists());
+}

@@ -54,12 +54,12 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     }
 }
 
-/// A boot whose configuration is wrong: nothing is set up, and nothing of ours may keep the boot waiting.
-pub fn give_up_boot(root: &Root, error: &Error) {
+/// A boot whose configuration is wrong: nothing is set up, and nothing of ours may keep the boot waiting. `config` is
+/// what it says about the Node all the same ([`crate::config::salvage`]).
+pub fn give_up_boot(root: &Root, config: &Config, error: &Error) {
     let mut session = Session { trigger: Trigger::Boot, started: Some(Instant::now()), ..Session::default() };
-    let config = Config::default();
-    session.step_back(root, &config, error);
-    session.report_failure(root, &config, error);
+    session.step_back(root, config, error);
+    session.report_failure(root, config, error);
 }
 
 /// What [`run`] would do. Changes nothing.
@@ -115,7 +115,9 @@ impl Session {
     /// Before anything can go wrong or take time: nothing of an earlier boot is left for the Node to say, and the gate is
     /// where the configuration wants it.
     fn before(&self, root: &Root, config: &Config) {
-        if self.trigger == Trigger::Boot {
+        // Whoever started it: where nothing has run in this boot, what is there was left by another one, or by the machine
+        // that the image was made of.
+        if self.trigger == Trigger::Boot || !matches!(State::load(root), Ok(Some(_))) {
             registration::expect_failure(root, config);
         }
         let changed = hook::ensure(root, config).unwrap_or_else(|error| {
@@ -353,7 +355,11 @@ mod tests {
     fn a_failure_is_told_alike_whoever_tells_it_and_is_not_hidden_where_it_cannot_be() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        give_up_boot(&root, &Error::Config("key `x` is unknown".into()));
+        std::fs::create_dir_all(root.join(registration::DROP_IN_DIR)).unwrap();
+        let tainting = Config { on_failure: crate::config::OnFailure::Taint, ..Config::default() };
+        give_up_boot(&root, &tainting, &Error::Config("key `x` is unknown".into()));
+        let said = std::fs::read_to_string(root.join(registration::DROP_IN_PATH)).unwrap();
+        assert!(said.contains("/state=failed,") && said.contains("registerWithTaints"), "{said}");
         let state = State::load(&root).unwrap().unwrap();
         assert_eq!((state.state, state.trigger), (Health::Failed, Trigger::Boot));
         assert_eq!((state.reason.as_str(), state.target.as_str()), ("BadConfiguration", "/tmp"));

@@ -273,10 +273,27 @@ fn an_image_is_cleaned_of_what_a_setup_left_and_of_nothing_else() {
     fs::write(path("etc/mdadm.conf"), "MAILADDR root\nARRAY /dev/md0 UUID=1:2:3:4 # nvme-agent\n").unwrap();
     fs::write(path("etc/tmpfiles.d/tmp.conf"), "# nvme-agent: this file\nq /tmp 1777 root root -\n").unwrap();
     fs::write(path("var/lib/nvme-agent/record.json"), "{}").unwrap();
+    let features = "etc/kubernetes/node-feature-discovery/features.d";
+    for dir in ["etc/eks/nodeadm.d", features] {
+        fs::create_dir_all(path(dir)).unwrap();
+    }
+    for file in ["10-theirs.yaml", "50-nvme-agent.yaml", ".50-nvme-agent.yaml.nvme-agent.1.0"] {
+        fs::write(path("etc/eks/nodeadm.d").join(file), "x").unwrap();
+    }
+    fs::write(path(features).join("nvme-agent"), "# nvme-agent: the local\n").unwrap();
+    fs::write(path(features).join("theirs"), "x").unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ami/clean.sh");
     let output = Std::new(&script).arg(root.path()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(fs::read_to_string(path("etc/fstab")).unwrap(), others);
     assert_eq!(fs::read_to_string(path("etc/mdadm.conf")).unwrap(), "MAILADDR root\n");
     assert!(!path("etc/tmpfiles.d/tmp.conf").exists() && !path("var/lib/nvme-agent").exists());
+    let left = |dir: &str| {
+        let entries = fs::read_dir(path(dir)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (left("etc/eks/nodeadm.d"), left(features)),
+        (vec!["10-theirs.yaml".into()], vec!["theirs".into()])
+    );
 }

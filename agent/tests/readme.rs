@@ -41,6 +41,9 @@ fn every_key_is_there_with_its_flag_its_variable_and_the_default_that_it_has() {
                     assert_eq!(Config::default().fs_label(), "nvme-tmp");
                     assert!(row[3].contains("`nvme-tmp`"), "{row:?}");
                 }
+                "label_keys" => {
+                    assert_eq!((row[3].as_str(), Config::default().label_keys), ("(none)", String::new()));
+                }
                 other => assert_eq!(
                     (other, row[3].as_str(), Config::default().profile),
                     ("profile", "(none)", String::new())
@@ -81,6 +84,7 @@ fn other_than_default() -> toml::Table {
         label_method = "api"
         on_failure = "taint"
         on_boot_failure = "no-join"
+        feature_file = "nfd"
         match = { models = ["QEMU"], vendors = ["0x1b36"] }
     }
 }
@@ -147,7 +151,8 @@ fn links_lead_somewhere() {
     for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         // The picture is made from a run of the demo.
         if !link.starts_with("http") {
-            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(link).exists(), "{link}");
+            let file = link.split('#').next().unwrap();
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file).exists(), "{link}");
         }
     }
     assert!(text.contains("cargo lab test") && text.contains("cargo lab demo"));
@@ -158,7 +163,6 @@ fn every_class_of_error_ends_with_a_code_that_is_there_with_its_meaning() {
     use nvme_agent::error::Error;
     use nvme_agent::plan::{Reason, Refusal};
     let refused = |reason| Error::Refused(Refusal { reason, found: vec![], next: String::new() });
-    let io = || Error::io("/dev/md0", "open")(std::io::Error::other("x"));
     let rows = table("\nOf `setup`, `plan`, `teardown` and `install`:\n");
     for (error, words) in [
         (Error::Other(String::new()), "an error inside"),
@@ -174,4 +178,58 @@ fn every_class_of_error_ends_with_a_code_that_is_there_with_its_meaning() {
         let row = rows.iter().find(|row| row[0] == error.exit_code().to_string());
         assert!(row.is_some_and(|row| row[1].contains(words)), "{error:?}: {row:?}");
     }
+}
+
+/// Every source file of the agent, in one.
+fn sources() -> String {
+    fn read(dir: &Path, text: &mut String) {
+        for entry in fs::read_dir(dir).unwrap() {
+            match entry.unwrap().path() {
+                path if path.is_dir() => read(&path, text),
+                path if path.extension().is_some_and(|ext| ext == "rs") => {
+                    text.push_str(&fs::read_to_string(path).unwrap());
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut text = String::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut text);
+    text
+}
+
+#[test]
+fn every_reason_code_is_there_and_none_that_is_never_said() {
+    let rows = table("\n### Reason codes\n");
+    let listed: Vec<&str> = rows.iter().map(|row| row[0].split('`').nth(1).unwrap()).collect();
+    let sources = sources();
+    let refusals = sources.split_once("pub enum Reason {").unwrap().1.split_once("\n}").unwrap().0;
+    let refusals: Vec<&str> = refusals.lines().filter_map(|line| line.trim().strip_suffix(',')).collect();
+    assert!(refusals.len() > 10);
+    for reason in &refusals {
+        assert!(listed.contains(reason), "{reason} is not in README");
+    }
+    for code in &listed {
+        let said = refusals.contains(code)
+            || sources.contains(&format!("\"{code}\""))
+            || nvme_agent::error::Error::Step { step: "make-filesystem", cause: Box::new(io()) }.reason()
+                == *code;
+        assert!(said, "{code} is never said");
+    }
+    // Codes that are spelled out in what judges the live machine.
+    let judge =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/status/judge.rs")).unwrap();
+    let spelled: Vec<&str> = ["return failed(\n", "return failed(\"", "reason: \""]
+        .iter()
+        .flat_map(|start| judge.split(start).skip(1))
+        .filter_map(|rest| rest.trim_start().trim_start_matches('"').split('"').next())
+        .collect();
+    assert!(spelled.contains(&"DriveLost") && spelled.contains(&"MountReplaced"), "{spelled:?}");
+    for code in spelled {
+        assert!(listed.contains(&code), "{code} is not in README");
+    }
+}
+
+fn io() -> nvme_agent::error::Error {
+    nvme_agent::error::Error::io("/dev/md0", "open")(std::io::Error::other("x"))
 }

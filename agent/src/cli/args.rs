@@ -45,6 +45,10 @@ pub struct ConfigArgs {
     /// Domain of the Node's labels, annotation, condition and taint [default: nvme-agent.e6data.com]
     #[arg(long, value_name = "DOMAIN", help_heading = "Configuration")]
     label_domain: Option<String>,
+    /// Other names for these, NAME=KEY separated by commas: state, layout, drives, capacity-gib, profile, detail,
+    /// LocalStorageReady, failed [default: these names]
+    #[arg(long, value_name = "KEYS", help_heading = "Configuration")]
+    label_keys: Option<String>,
     /// How the label comes to the Node at registration: auto (by what the image has), dropin, environment, api, none
     /// [default: auto]
     #[arg(long, value_name = "METHOD", help_heading = "Configuration")]
@@ -59,6 +63,9 @@ pub struct ConfigArgs {
     /// Value of the label DOMAIN/profile, which pods and NodePools share [default: no such label]
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     profile: Option<String>,
+    /// Tell another labeller besides: none, or nfd (a feature file for Node Feature Discovery) [default: none]
+    #[arg(long, value_name = "KIND", help_heading = "Configuration")]
+    feature_file: Option<String>,
     /// Beginnings of drive models, separated by commas [default: Amazon EC2 NVMe Instance Storage]
     #[arg(long, value_name = "MODELS", help_heading = "Configuration")]
     match_models: Option<String>,
@@ -91,10 +98,12 @@ impl ConfigArgs {
             ("unknown_data", &self.unknown_data),
             ("tmpfiles", &self.tmpfiles),
             ("label_domain", &self.label_domain),
+            ("label_keys", &self.label_keys),
             ("label_method", &self.label_method),
             ("on_failure", &self.on_failure),
             ("on_boot_failure", &self.on_boot_failure),
             ("profile", &self.profile),
+            ("feature_file", &self.feature_file),
             ("match.models", &self.match_models),
             ("match.vendors", &self.match_vendors),
         ];

@@ -144,9 +144,9 @@ impl Context {
         config::load(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
     }
 
-    /// What of a wrong configuration is about the Node, see [`config::node_part`].
-    fn load_node_part(&self) -> Option<Config> {
-        config::node_part(&self.root, self.config.as_deref(), std::env::vars_os())
+    /// What a wrong configuration says about the Node all the same.
+    fn salvage(&self, overrides: &Overrides) -> config::Salvaged {
+        config::salvage(&self.root, self.config.as_deref(), overrides, std::env::vars_os())
     }
 
     /// Tells a result: `lines` to the journal where events go there, `text` to a person. Never both to one reader.

@@ -33,6 +33,9 @@ pub struct Args {
     if_changed: bool,
 }
 
+/// Configuration that nothing can be said on the Node without.
+const NEEDED: [&str; 4] = ["label_domain", "label_keys", "label_method", "profile"];
+
 fn wait(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         time if time <= LONGEST_WAIT => Ok(time),
@@ -43,11 +46,15 @@ fn wait(text: &str) -> Result<Duration, String> {
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     let (config, wrong) = match context.load(&Overrides::default()) {
         Ok(config) => (config, None),
-        // The setup of this boot has failed by it: the Node must not go on to say what it said before.
-        Err(error) if args.if_changed => match context.load_node_part() {
-            Some(config) => (config, Some(error)),
-            None => return Err(error.into()),
-        },
+        // The setup of this boot has failed by it: the Node must not go on to say what it said before. Where what is
+        // wrong is what it would say, or under which keys, nothing is written.
+        Err(error) if args.if_changed => {
+            let salvaged = context.salvage(&Overrides::default());
+            if salvaged.wrong.iter().any(|key| NEEDED.contains(&key.as_str())) {
+                return Err(error.into());
+            }
+            (salvaged.config, Some(error))
+        }
         Err(error) => return Err(error.into()),
     };
     let outcome = outcome(context, args, &config)?;
@@ -88,8 +95,7 @@ fn options(context: &Context, args: &Args, config: &Config, memory: PathBuf) -> 
     let node = report::node_name(&context.root, args.node_name.as_deref())?;
     let access = Access::read(&context.root, args.kubeconfig.as_deref())?;
     Ok(Options {
-        keys: Keys::new(&config.label_domain)
-            .map_err(|problem| Error::Config(format!("label_domain: {problem}")))?,
+        keys: Keys::of(config),
         profile: config.profile.clone(),
         if_changed: args.if_changed,
         kubelet: report::kubelet(&context.root),

@@ -24,7 +24,8 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
     context.require_root("setup")?;
     let config = context.load(&args.config.overrides()).inspect_err(|error| {
         if args.trigger == Trigger::Boot {
-            crate::setup::give_up_boot(&context.root, error);
+            let salvaged = context.salvage(&args.config.overrides());
+            crate::setup::give_up_boot(&context.root, &salvaged.config, error);
         }
     })?;
     // Nothing in the configuration is a secret.

@@ -3,7 +3,8 @@
 use super::raw::{Checked, Raw, quoted};
 use super::values::{parse_size, parse_vendor};
 use super::{
-    Config, Directory, FsKind, LabelMethod, Layout, OnBootFailure, OnFailure, Tmpfiles, UnknownData,
+    Config, Directory, FeatureFile, FsKind, LabelMethod, Layout, OnBootFailure, OnFailure, Tmpfiles,
+    UnknownData,
 };
 use crate::node::labels;
 
@@ -42,6 +43,7 @@ pub fn set(config: &mut Config, key: &str, raw: Raw) -> Checked<()> {
             config.tmpfiles = raw.choice(&[("keep", Tmpfiles::Keep), ("distro", Tmpfiles::Distro)])?;
         }
         "label_domain" => config.label_domain = label_domain(raw.text("a DNS subdomain")?)?,
+        "label_keys" => config.label_keys = label_keys(raw.text("NAME=KEY, separated by commas")?)?,
         "label_method" => {
             use LabelMethod::{Api, Auto, DropIn, Environment, None};
             config.label_method =
@@ -57,6 +59,10 @@ pub fn set(config: &mut Config, key: &str, raw: Raw) -> Checked<()> {
             config.on_boot_failure = raw.choice(&[Report, NoJoin].map(|policy| (policy.as_str(), policy)))?;
         }
         "profile" => config.profile = profile(raw.text("a label value")?)?,
+        "feature_file" => {
+            use FeatureFile::{Nfd, None};
+            config.feature_file = raw.choice(&[None, Nfd].map(|file| (file.as_str(), file)))?;
+        }
         "match.models" => {
             config.matching.models = items(raw, "model prefixes", |item| {
                 let model = item.text("a model prefix")?;
@@ -156,6 +162,13 @@ fn label_domain(text: String) -> Checked<String> {
     match labels::domain_problem(&text) {
         None => Ok(text),
         Some(problem) => Err(format!("{problem}, found {}", quoted(&text))),
+    }
+}
+
+fn label_keys(text: String) -> Checked<String> {
+    match labels::Keys::default().renamed(&text) {
+        Ok(_) => Ok(text),
+        Err(problem) => Err(format!("{problem}; found {}", quoted(&text))),
     }
 }
 
@@ -320,6 +333,10 @@ pub fn whole(config: &Config) -> Result<(), (&'static str, String)> {
             format!("expected at most {longest} characters for {kind}, found {}", quoted(&config.label)),
         ));
     }
+    // Whether two keys are one depends on the domain.
+    labels::Keys::new(&config.label_domain)
+        .and_then(|keys| keys.renamed(&config.label_keys))
+        .map_err(|problem| ("label_keys", problem))?;
     // Drives are waited for once as they appear and once more as members of a set.
     let worst = config.lock_timeout + 2 * config.drive_timeout + config.mkfs_timeout;
     let allowed = UNIT_TIMEOUT - OTHER_WORK;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::root::Root;
 
 /// Every key that has a flag and an environment variable, as the file spells it.
-pub const KEYS: [&str; 19] = [
+pub const KEYS: [&str; 21] = [
     "target",
     "layout",
     "filesystem",
@@ -32,16 +32,15 @@ pub const KEYS: [&str; 19] = [
     "unknown_data",
     "tmpfiles",
     "label_domain",
+    "label_keys",
     "label_method",
     "on_failure",
     "on_boot_failure",
     "profile",
+    "feature_file",
     "match.models",
     "match.vendors",
 ];
-
-/// Those without which nothing can be said on the Node.
-const NODE_KEYS: [&str; 3] = ["label_domain", "label_method", "profile"];
 
 /// Keys of a `[[directory]]` table.
 const DIRECTORY_KEYS: [&str; 5] = ["path", "owner", "group", "mode", "selinux_type"];
@@ -98,35 +97,8 @@ pub fn load(
     Ok(config)
 }
 
-/// What a configuration that is wrong elsewhere says of the Node, so that the Node can be told that it is wrong; none
-/// where that part is wrong, too.
-pub fn node_part(
-    root: &Root,
-    file: Option<&Path>,
-    env: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Option<Config> {
-    let mut layers = Layers::default();
-    // A file that is no TOML says nothing: the defaults hold, as for all else of a setup that gives up.
-    if let Ok(Some((_, text))) = read(root, file)
-        && let Ok(table) = DeTable::parse(&text)
-    {
-        for (key, value) in table.get_ref() {
-            if let Some(key) = NODE_KEYS.into_iter().find(|name| key.get_ref() == name) {
-                layers.set(key, Raw::from(value.get_ref()), String::new()).ok()?;
-            }
-        }
-    }
-    let env: BTreeMap<OsString, OsString> = env.into_iter().collect();
-    for key in NODE_KEYS {
-        if let Some(value) = env.get(&OsString::from(variable(key))) {
-            layers.set(key, Raw::Word(value.to_str()?.to_owned()), String::new()).ok()?;
-        }
-    }
-    Some(layers.config)
-}
-
 /// The text of the config file; none where the default one does not exist.
-fn read(root: &Root, file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
+pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
     let path = file.map_or_else(|| root.join(CONFIG_PATH), Path::to_path_buf);
     let wrong = |problem: String| Error::Config(format!("{}: {problem}", path.display()));
     // Without O_NONBLOCK the open of a FIFO would wait for a writer, at every boot.

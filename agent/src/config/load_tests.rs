@@ -5,7 +5,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{FsKind, LabelMethod, Layout, Match, OnBootFailure, OnFailure, Tmpfiles, UnknownData};
+use crate::config::{
+    FeatureFile, FsKind, LabelMethod, Layout, Match, OnBootFailure, OnFailure, Tmpfiles, UnknownData,
+};
 
 /// Loads `text` as the default file, with `env`, `flags`.
 fn with(text: &str, env: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config> {
@@ -55,10 +57,12 @@ fn every_key_of_the_file_arrives() {
         unknown_data = "refuse"
         tmpfiles = "distro"
         label_domain = "storage.example.com"
+        label_keys = "state=nvme,LocalStorageReady=x.com/Nvme"
         label_method = "dropin"
         on_failure = "no-join"
         on_boot_failure = "no-join"
         profile = "nvme-raid0"
+        feature_file = "nfd"
         [match]
         models = ["QEMU NVMe Ctrl", "nvme_card"]
         vendors = ["0x1b36", 0x1ae0]
@@ -85,10 +89,12 @@ fn every_key_of_the_file_arrives() {
         unknown_data: UnknownData::Refuse,
         tmpfiles: Tmpfiles::Distro,
         label_domain: "storage.example.com".into(),
+        label_keys: "state=nvme,LocalStorageReady=x.com/Nvme".into(),
         label_method: LabelMethod::DropIn,
         on_failure: OnFailure::NoJoin,
         on_boot_failure: OnBootFailure::NoJoin,
         profile: "nvme-raid0".into(),
+        feature_file: FeatureFile::Nfd,
         matching: Match {
             models: vec!["QEMU NVMe Ctrl".into(), "nvme_card".into()],
             vendors: vec![0x1b36, 0x1ae0],
@@ -137,8 +143,27 @@ fn flags_override_the_environment_which_overrides_the_file() {
 #[test]
 fn every_key_has_an_environment_variable() {
     let values = [
-        "/data", "raid0", "xfs", "x", "noatime", "64K", "4", "9s", "9", "1m", "format", "distro", "x.com",
-        "api", "taint", "no-join", "fast", "M", "0x1",
+        "/data",
+        "raid0",
+        "xfs",
+        "x",
+        "noatime",
+        "64K",
+        "4",
+        "9s",
+        "9",
+        "1m",
+        "format",
+        "distro",
+        "x.com",
+        "state=nvme",
+        "api",
+        "taint",
+        "no-join",
+        "fast",
+        "nfd",
+        "M",
+        "0x1",
     ];
     let env: Vec<(String, &str)> = KEYS.into_iter().map(variable).zip(values).collect();
     let env: Vec<(&str, &str)> = env.iter().map(|(n, v)| (n.as_str(), *v)).collect();
@@ -149,6 +174,15 @@ fn every_key_has_an_environment_variable() {
     assert_eq!(config.lock_timeout, Duration::from_secs(60));
     assert_eq!((config.label_domain.as_str(), config.profile.as_str()), ("x.com", "fast"));
     assert_eq!((config.label_method, config.on_failure), (LabelMethod::Api, OnFailure::Taint));
+}
+
+#[test]
+fn two_keys_that_are_one_in_this_domain_are_told() {
+    let text = "label_domain = 'a.com'\nlabel_keys = 'detail=b.com/x,state=a.com/layout'";
+    assert!(
+        error(text).starts_with("config.toml:2: label_keys: expected different keys, found a.com/layout")
+    );
+    assert!(error("label_keys = 'stat=x'").starts_with("config.toml:1: label_keys: expected NAME=KEY"));
 }
 
 #[test]
@@ -489,28 +523,4 @@ fn whatever(bytes: &[u8]) {
             assert!(error.to_string().contains("config.toml"), "{error}");
         }
     }
-}
-
-#[test]
-fn what_is_about_the_node_is_read_where_the_rest_is_wrong() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = Root::new(dir.path());
-    std::fs::create_dir_all(root.join("/etc/nvme-agent")).unwrap();
-    let part = |text: &str, env: &[(&str, &str)]| {
-        std::fs::write(root.join(CONFIG_PATH), text).unwrap();
-        let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        node_part(&root, None, env.collect::<Vec<_>>())
-    };
-    let text = "nonsense = 1\nlabel_domain = \"a.example\"\nprofile = \"p\"\nlabel_method = \"api\"\n";
-    let found = part(text, &[("NVME_AGENT_PROFILE", "q"), ("NVME_AGENT_TYPO", "x")]).unwrap();
-    let expected = Config {
-        label_domain: "a.example".into(),
-        profile: "q".into(),
-        label_method: LabelMethod::Api,
-        ..Config::default()
-    };
-    assert_eq!(found, expected);
-    assert_eq!(part("not TOML", &[]), Some(Config::default()));
-    assert_eq!(part("label_domain = \"k8s.io\"", &[]), None);
-    assert_eq!(part("", &[("NVME_AGENT_LABEL_DOMAIN", "k8s.io")]), None);
 }

@@ -31,6 +31,25 @@ impl LabelMethod {
     }
 }
 
+/// Whether somebody else's labeller is told besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeatureFile {
+    #[default]
+    None,
+    /// A feature file of Node Feature Discovery's source `local`.
+    Nfd,
+}
+
+impl FeatureFile {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FeatureFile::None => "none",
+            FeatureFile::Nfd => "nfd",
+        }
+    }
+}
+
 /// What a failed setup does to a node that is about to join.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,7 +1,8 @@
 //! The gate's place: a drop-in of the unit that brings the node into the cluster, which runs `nvme-agent gate` first.
 //!
 //! Where a failed node must not join (`no-join`), without a dash: where there is no binary, or it fails, the unit
-//! fails, and the node does not join. Elsewhere with one: it only brings up to date what nodeadm is about to read.
+//! fails, and the node does not join. Elsewhere with one: it only brings up to date what nodeadm is about to read, and
+//! nothing that becomes of it keeps the node away.
 
 use std::path::Path;
 
@@ -36,11 +37,10 @@ impl Want {
             return Want::Gate;
         }
         match Way::of(root, config.label_method).0 {
-            // The file of this boot is made after us.
-            Way::Environment => Want::Refresh,
-            // The taints of the NodeConfig are known after us.
-            Way::DropIn if config.on_failure == OnFailure::Taint => Want::Refresh,
-            Way::DropIn | Way::None => Want::Nothing,
+            // Much happens between setup and the join: the environment file of this boot is made, the taints of the
+            // NodeConfig become known, and a mount that was ready may go.
+            Way::DropIn | Way::Environment => Want::Refresh,
+            Way::None => Want::Nothing,
         }
     }
 }

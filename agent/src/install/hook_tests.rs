@@ -51,25 +51,31 @@ fn a_packaged_binary_is_the_one_that_is_named() {
 }
 
 #[test]
-fn taint_and_the_environment_file_are_brought_up_to_date_and_let_everything_pass() {
-    let (_dir, root) = image(&AL2023);
-    ensure(&root, &policy(OnFailure::Taint, OnBootFailure::Report)).unwrap();
-    assert!(text(&root, NODEADM_HOOK).unwrap().contains("\nExecStartPre=-/usr/local/bin/nvme-agent gate\n"));
+fn taint_and_label_are_brought_up_to_date_and_let_everything_pass() {
+    for on_failure in [OnFailure::Label, OnFailure::Taint] {
+        let (_dir, root) = image(&AL2023);
+        ensure(&root, &policy(on_failure, OnBootFailure::Report)).unwrap();
+        assert!(
+            text(&root, NODEADM_HOOK).unwrap().contains("\nExecStartPre=-/usr/local/bin/nvme-agent gate\n")
+        );
+    }
     let (_dir, root) = image(&[AL2023[0], "/etc/eks/kubelet/environment"]);
     ensure(&root, &Config::default()).unwrap();
     assert!(text(&root, NODEADM_HOOK).unwrap().contains("ExecStartPre=-"));
 }
 
 #[test]
-fn label_needs_no_gate_and_one_of_an_earlier_configuration_goes_but_not_somebody_elses() {
+fn what_says_nothing_at_registration_needs_no_gate_and_one_of_an_earlier_configuration_goes_but_not_somebody_elses()
+ {
     let (_dir, root) = image(&AL2023);
-    assert_eq!(ensure(&root, &Config::default()).unwrap(), [""; 0]);
+    let silent = Config { label_method: LabelMethod::Api, ..Config::default() };
+    assert_eq!(ensure(&root, &silent).unwrap(), [""; 0]);
     ensure(&root, &policy(OnFailure::NoJoin, OnBootFailure::Report)).unwrap();
-    let done = ensure(&root, &Config::default()).unwrap();
+    let done = ensure(&root, &silent).unwrap();
     assert_eq!(done, [format!("removed {NODEADM_HOOK}: the configuration asks for no gate")]);
     assert_eq!(text(&root, NODEADM_HOOK), None);
     fs::write(root.join(NODEADM_HOOK), "[Service]\nNice=1\n").unwrap();
-    ensure(&root, &Config { label_method: LabelMethod::None, ..Config::default() }).unwrap();
+    ensure(&root, &silent).unwrap();
     assert!(text(&root, NODEADM_HOOK).is_some());
 }
 

@@ -1,6 +1,7 @@
 //! The gate: may this node join? Asked by the unit that brings it into the cluster, just before that does.
 //!
-//! It judges this boot's setup alone, and a failure by policy: `on_failure` where the node joins for the first time,
+//! It judges this boot's setup alone, as the machine confirms it (a mount can go between setup and the join), and a
+//! failure by policy: `on_failure` where the node joins for the first time,
 //! `on_boot_failure` where it has joined before, so that its Node exists and its pods come back.
 //!
 //! "Has joined before" is told by what an earlier boot of *this instance* left: our own record of having let it join,
@@ -20,6 +21,7 @@ use crate::persist::atomic;
 use crate::root::Root;
 use crate::setup::lock;
 use crate::state::{Health, State};
+use crate::status::{self, Verdict as Now};
 
 /// Which instance was let join first in which boot.
 pub const JOINED_PATH: &str = "/var/lib/nvme-agent/joined.json";
@@ -55,7 +57,7 @@ pub struct Verdict {
 pub fn gate(root: &Root, config: &Config) -> Verdict {
     let held = lock::take(root, LOCK_TIME);
     let (state, problem) = match State::load(root) {
-        Ok(Some(state)) => (state, None),
+        Ok(Some(state)) => (confirmed(root, config, state), None),
         Ok(None) => (not_set_up(root, "setup has not run in this boot"), None),
         Err(error) => (not_set_up(root, "the state of this boot cannot be read"), Some(error.to_string())),
     };
@@ -74,6 +76,22 @@ pub fn gate(root: &Root, config: &Config) -> Verdict {
         remember(root);
     }
     verdict
+}
+
+/// What setup came to, unless the machine says otherwise by now.
+fn confirmed(root: &Root, config: &Config, mut state: State) -> State {
+    let report = status::report(root, config, Vec::new());
+    let health = match report.state {
+        Now::Ready => Health::Ready,
+        Now::Degraded => Health::Degraded,
+        Now::Failed | Now::NotSetUp => Health::Failed,
+        Now::Absent => Health::Absent,
+    };
+    if (health, &report.reason) != (state.state, &state.reason) {
+        (state.state, state.reason, state.message, state.since) =
+            (health, report.reason, report.message, report.time);
+    }
+    state
 }
 
 fn not_set_up(root: &Root, message: &str) -> State {

@@ -19,6 +19,10 @@ impl Machine {
         let machine = Machine { _dir: dir, root };
         machine.write("/sys/class/dmi/id/board_asset_tag", ID);
         machine.write("/proc/stat", &format!("btime {}\n", seconds_ago(20)));
+        for dir in ["/sys/block", "/sys/bus/pci/devices", "/etc"] {
+            fs::create_dir_all(machine.root.join(dir)).unwrap();
+        }
+        machine.mount(true);
         machine.boot("one");
         machine
     }
@@ -27,6 +31,12 @@ impl Machine {
         let path = self.root.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    /// The filesystem on its target, or not.
+    fn mount(&self, there: bool) {
+        let target = if there { "23 22 259:2 / /tmp rw,noatime - ext4 /dev/nvme1n1 rw\n" } else { "" };
+        self.write("/proc/1/mountinfo", &format!("22 1 259:1 / / rw - xfs /dev/nvme0n1p1 rw\n{target}"));
     }
 
     /// A file of so many seconds ago.
@@ -43,7 +53,9 @@ impl Machine {
     }
 
     fn state(&self, health: Health) {
-        State::new(&self.root, health, "ForeignData", "because").write(&self.root).unwrap();
+        let mut state = State::new(&self.root, health, "ForeignData", "because");
+        (state.target, state.device, state.filesystem) = ("/tmp".into(), "nvme1n1".into(), "ext4".into());
+        state.write(&self.root).unwrap();
     }
 
     fn gate(&self, on_failure: OnFailure, on_boot_failure: OnBootFailure) -> Verdict {
@@ -113,6 +125,21 @@ fn a_reboot_of_a_node_that_was_let_join_goes_by_on_boot_failure() {
 }
 
 #[test]
+fn a_filesystem_that_went_after_setup_is_a_failure_to_join_with() {
+    let machine = Machine::new();
+    fs::create_dir_all(machine.root.join(registration::DROP_IN_DIR)).unwrap();
+    machine.state(Health::Ready);
+    assert!(machine.gate(NoJoin, StayAway).join);
+    machine.mount(false);
+    let verdict = machine.gate(NoJoin, StayAway);
+    assert!(!verdict.join && verdict.line.contains("MountGone"), "{verdict:?}");
+    let said = || fs::read_to_string(machine.root.join(registration::DROP_IN_PATH)).unwrap();
+    assert!(said().contains("/state=failed,"), "{}", said());
+    machine.mount(true);
+    assert!(machine.gate(NoJoin, StayAway).join && said().contains("/state=ready,"));
+}
+
+#[test]
 fn another_instances_record_and_an_image_of_a_live_node_are_no_join_of_this_one() {
     let machine = Machine::new();
     machine.write(JOINED_PATH, r#"{"version":1,"instance_id":"i-00000000000000bad","boot_id":"zero"}"#);
@@ -161,7 +188,8 @@ fn nodeadms_own_storage_beside_ours_is_said() {
     machine.write(nodeadm::CACHE_PATH, r#"{"spec":{"instance":{"localStorage":{"strategy":"RAID0"}}}}"#);
     machine.state(Health::Absent);
     assert!(!machine.gate(Label, Report).line.contains("localStorage"));
-    let mut ready = State::new(&machine.root, Health::Ready, "SetupComplete", "");
+    machine.state(Health::Ready);
+    let mut ready = State::load(&machine.root).unwrap().unwrap();
     ready.drives = 2;
     ready.write(&machine.root).unwrap();
     let verdict = machine.gate(Label, Report);

@@ -4,8 +4,11 @@
 //! reserved domain, and the API server answers 422 or 403. So the domain is checked where it is configured, and a
 //! value that would be no label value is made one.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
+use crate::config::Config;
 use crate::logging::one_line;
 use crate::state::{Health, State};
 
@@ -21,15 +24,21 @@ pub const DETAIL_MAX: usize = 2048;
 /// Longest message of the condition, in bytes.
 pub const MESSAGE_MAX: usize = 1024;
 
+/// What the keys are called in a domain, unless the configuration renames them.
+const NAMES: [&str; 8] =
+    ["state", "layout", "drives", "capacity-gib", "profile", "detail", "LocalStorageReady", "failed"];
+
 /// The keys of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     domain: String,
+    /// One of [`NAMES`], and what is said instead: a name, or a whole key with a domain of its own.
+    renamed: BTreeMap<&'static str, String>,
 }
 
 impl Default for Keys {
     fn default() -> Self {
-        Keys { domain: DEFAULT_DOMAIN.into() }
+        Keys { domain: DEFAULT_DOMAIN.into(), renamed: BTreeMap::new() }
     }
 }
 
@@ -38,8 +47,44 @@ impl Keys {
     /// What is wrong with the domain, in words: see [`domain_problem`].
     pub fn new(domain: &str) -> Result<Keys, String> {
         match domain_problem(domain) {
-            None => Ok(Keys { domain: domain.to_owned() }),
+            None => Ok(Keys { domain: domain.to_owned(), ..Keys::default() }),
             Some(problem) => Err(problem),
+        }
+    }
+
+    /// The keys that the configuration asks for. Of one that is wrong, those that are right.
+    pub fn of(config: &Config) -> Keys {
+        let keys = Keys::new(&config.label_domain).unwrap_or_default();
+        keys.clone().renamed(&config.label_keys).unwrap_or(keys)
+    }
+
+    /// With other names: `state=local-nvme,LocalStorageReady=example.com/NvmeReady`.
+    ///
+    /// # Errors
+    /// A name that none of ours has, one that is no key, or two keys that are one, in words.
+    pub fn renamed(mut self, text: &str) -> Result<Keys, String> {
+        for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (name, key) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = NAMES.into_iter().find(|known| *known == name).ok_or_else(|| {
+                format!("expected NAME=KEY, separated by commas, with a NAME of {}", NAMES.join(", "))
+            })?;
+            let (domain, own) = key.rsplit_once('/').unwrap_or((&self.domain, key));
+            if !is_label_value(own) {
+                return Err(format!(
+                    "{name}: expected a key such as `nvme-{name}` or `example.com/{name}` (letters, digits, - _ . \
+                     inside, at most {VALUE_MAX} characters after the domain)"
+                ));
+            }
+            if let Some(problem) = domain_problem(domain) {
+                return Err(format!("{name}: {problem}"));
+            }
+            self.renamed.insert(name, key.to_owned());
+        }
+        let mut all = NAMES.map(|name| self.key(name));
+        all.sort_unstable();
+        match all.windows(2).find(|two| two[0] == two[1]) {
+            Some(two) => Err(format!("expected different keys, found {} twice", two[0])),
+            None => Ok(self),
         }
     }
 
@@ -48,7 +93,11 @@ impl Keys {
     }
 
     fn key(&self, name: &str) -> String {
-        format!("{}/{name}", self.domain)
+        match self.renamed.get(name).map(String::as_str) {
+            Some(whole) if whole.contains('/') => whole.to_owned(),
+            Some(other) => format!("{}/{other}", self.domain),
+            None => format!("{}/{name}", self.domain),
+        }
     }
 
     /// Label: `ready`, `degraded`, `failed` or `absent`.

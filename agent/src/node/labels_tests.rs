@@ -105,6 +105,42 @@ fn a_domain_is_one_that_kubelet_starts_with() {
 }
 
 #[test]
+fn every_key_can_have_another_name_within_the_domain_or_with_another() {
+    let text = "state=nvme, layout=a.b/layout,drives=n,capacity-gib=G,profile=p,detail=x.com/d,LocalStorageReady=c.d/Nvme,failed=bad";
+    let keys = Keys::new("x.example.com").unwrap().renamed(text).unwrap();
+    let words = Readiness::of(&state(Health::Ready), &keys, "fast");
+    assert_eq!(
+        words.node_labels(),
+        "x.example.com/nvme=ready,a.b/layout=raid0,x.example.com/n=2,x.example.com/G=6984,x.example.com/p=fast"
+    );
+    assert_eq!((words.annotation.0.as_str(), words.condition.kind.as_str()), ("x.com/d", "c.d/Nvme"));
+    assert_eq!(keys.taint(), "x.example.com/bad");
+    let one = Keys::default().renamed("detail=about").unwrap();
+    assert_eq!((one.detail(), one.state()), ("nvme-agent.e6data.com/about".into(), Keys::default().state()));
+    assert_eq!(Keys::default().renamed("").unwrap(), Keys::default());
+}
+
+#[test]
+fn a_renamed_key_is_one_that_kubelet_starts_with() {
+    for (text, words) in [
+        ("stat=x", "with a NAME of state, layout"),
+        ("state", "state: expected a key"),
+        ("state=", "state: expected a key"),
+        ("state=a b", "state: expected a key"),
+        ("state=-a", "state: expected a key"),
+        ("state=x.com/", "state: expected a key"),
+        ("state=/x", "state: expected a DNS subdomain"),
+        ("state=a.com/b/c", "state: expected a DNS subdomain"),
+        ("state=kubernetes.io/x", "state: expected a domain of your own"),
+        ("state=layout", "found nvme-agent.e6data.com/layout twice"),
+        ("state=x,detail=nvme-agent.e6data.com/x", "found nvme-agent.e6data.com/x twice"),
+    ] {
+        let problem = Keys::default().renamed(text).unwrap_err();
+        assert!(problem.contains(words), "{text}: {problem}");
+    }
+}
+
+#[test]
 fn the_annotation_has_room_for_a_large_instance_and_never_grows_without_end() {
     let many = |count: usize| State {
         serials: (0..count).map(|n| format!("AWS{n:017X}")).collect(),

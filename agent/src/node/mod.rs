@@ -2,8 +2,9 @@
 //!
 //! [`labels`] makes the words (labels, annotation, condition, taint) from the state; nothing else knows their keys.
 //! [`registration`] has them in the Node's CREATE; [`report`] puts them on the Node through the API server; [`gate`]
-//! keeps a failed node from joining where that is wanted.
+//! keeps a failed node from joining where that is wanted; [`features`] hands them to Node Feature Discovery where that is.
 
+pub mod features;
 pub mod gate;
 pub mod labels;
 pub mod nodeadm;

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::node::registration::Registration;
+use crate::node::registration::{Registration, Way};
 use crate::observe::{DevNum, Skipped};
 use crate::state::{StepTime, Trigger};
 use crate::status::{HostPart, ReportedPart, Usage};
@@ -291,10 +291,24 @@ fn exit_codes_are_as_documented() {
     assert_eq!(all.map(Verdict::exit_code), [0, 0, 10, 11, 12]);
 }
 
+/// What such a node registers with.
+fn registered() -> Registration {
+    Registration {
+        boot_id: "one".into(),
+        way: Way::DropIn,
+        path: Some("/etc/eks/nodeadm.d/50-nvme-agent.yaml".into()),
+        state: Health::Ready,
+        labels: "nvme-agent.e6data.com/state=ready".into(),
+        written: "2026-07-26T10:00:01Z".into(),
+        ..Registration::default()
+    }
+}
+
 /// The report for `n` drives, as a person and as a program get it.
 fn both(n: usize) -> (String, Report) {
     let (state, live) = machine(n);
     let mut report = judge(&Config::default(), Some(&state), &live, TIME);
+    report.node.registration = Some(registered());
     report.agent = "VERSION".into();
     report.last_setup.as_mut().unwrap().agent = "VERSION".into();
     (report.to_string(), report)
@@ -338,11 +352,10 @@ fn text_for_eight_drives_fits_on_the_ssm_console_even_when_all_is_wrong() {
     state.state = Health::Degraded;
     state.persistence = vec![long.clone(); 9];
     state.notes = vec![long.clone(); 9];
-    live.problems = vec![long; 9];
+    live.problems = vec![long.clone(); 9];
     state.steps.iter_mut().for_each(|step| step.millis = 123_456);
     let mut report = judge(&Config::default(), Some(&state), &live, TIME);
-    report.node.registration =
-        Some(Registration { problem: Some(state.message.clone()), ..Default::default() });
+    report.node.registration = Some(Registration { problem: Some(long), tainted: true, ..registered() });
     report.node.reported = Some(ReportedPart { node: "n".repeat(253), ..Default::default() });
     let text = report.to_string();
     assert!(text.len() <= 2500 && text.is_ascii(), "{}:\n{text}", text.len());

@@ -53,7 +53,7 @@ impl NodePart {
     pub fn lines(&self) -> Vec<String> {
         let registration = self.registration.as_ref().map(|to| {
             let said = match &to.path {
-                Some(path) => format!("{} by {path}", to.state),
+                Some(path) => format!("{} by {} ({path})", to.state, to.way.as_str()),
                 None => "nothing".into(),
             };
             let taint = if to.tainted { ", tainted" } else { "" };
@@ -76,12 +76,49 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::node::registration::Way;
+    use crate::config::{Config, LabelMethod, OnFailure};
+    use crate::node::registration::{DROP_IN_DIR, ENVIRONMENT_PATH, update};
     use crate::node::{Keys, Readiness};
     use crate::state::{Health, State};
 
+    /// The lines after a setup that failed.
+    fn lines(file: &str, config: &Config) -> (Root, tempfile::TempDir, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "NODEADM_KUBELET_ARGS=--v=2\n").unwrap();
+        fs::create_dir_all(root.join("/proc/sys/kernel/random")).unwrap();
+        fs::write(root.join("/proc/sys/kernel/random/boot_id"), "one").unwrap();
+        update(&root, config, &State::new(&root, Health::Failed, "DriveLost", "x"));
+        let lines = NodePart::read(&root).lines();
+        (root, dir, lines)
+    }
+
     #[test]
-    fn it_says_what_the_node_was_told_and_by_which_way_in_this_boot_only() {
+    fn it_says_which_way_was_taken_in_this_boot_only() {
+        let tainting = Config { on_failure: OnFailure::Taint, ..Config::default() };
+        let (root, _dir, said) = lines(&format!("{DROP_IN_DIR}/x.yaml"), &tainting);
+        let drop_in = "registers as failed by dropin (/etc/eks/nodeadm.d/50-nvme-agent.yaml), tainted";
+        assert_eq!(said, [drop_in]);
+        let json = serde_json::to_value(NodePart::read(&root)).unwrap();
+        assert_eq!(
+            (&json["registration"]["way"], &json["registration"]["state"]),
+            (&"dropin".into(), &"failed".into())
+        );
+        fs::write(root.join("/proc/sys/kernel/random/boot_id"), "two").unwrap();
+        assert_eq!(NodePart::read(&root), NodePart::default());
+        let (.., said) = lines(ENVIRONMENT_PATH, &Config::default());
+        assert_eq!(said, ["registers as failed by environment (/etc/eks/kubelet/environment)"]);
+        let api = Config { label_method: LabelMethod::Api, ..Config::default() };
+        let (.., said) = lines(ENVIRONMENT_PATH, &api);
+        assert_eq!(said, ["registers as nothing: label_method = \"api\": `report` alone labels the Node"]);
+        let (.., said) = lines("/etc/hostname", &Config::default());
+        assert!(said[0].starts_with("registers as nothing: neither /etc/eks/nodeadm.d nor"), "{said:?}");
+    }
+
+    #[test]
+    fn it_says_what_was_told_through_the_api_in_this_boot_only() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         let boot = |id: &str| {
@@ -97,23 +134,12 @@ mod tests {
         let mut told = Memory::new("ip-10-0-0-1", "u", &state, &words, time);
         told.changed = "2000-02-28T00:00:00Z".into();
         told.save(&root.join(MEMORY_PATH)).unwrap();
-        let mut part = NodePart::read(&root);
         assert_eq!(
-            part.lines(),
+            NodePart::read(&root).lines(),
             [
                 "ip-10-0-0-1 was told failed (DriveLost), written 2000-02-28T00:00:00Z, read 2000-02-29T00:00:00Z"
             ]
         );
-        part.reported = None;
-        part.registration = Some(Registration {
-            way: Way::DropIn,
-            path: Some("/etc/x.yaml".into()),
-            state: Health::Ready,
-            ..Registration::default()
-        });
-        assert_eq!(part.lines(), ["registers as ready by /etc/x.yaml"]);
-        part.registration = Some(Registration { problem: Some("no way".into()), ..Registration::default() });
-        assert_eq!(part.lines(), ["registers as nothing: no way"]);
         boot("two");
         assert_eq!(NodePart::read(&root), NodePart::default());
     }

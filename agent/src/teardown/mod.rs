@@ -27,6 +27,7 @@ pub use pins::{Pin, find as find_pins};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, RECORD_PATH};
+use crate::node::gate::JOINED_PATH;
 use crate::node::registration;
 use crate::observe::{DevNum, Examine, How, observe};
 use crate::persist::atomic;
@@ -185,7 +186,7 @@ fn look(root: &Root, config: &Config, wait: bool) -> Result<(Work, Licence)> {
 /// The records that are there.
 fn records(root: &Root) -> Vec<&'static str> {
     // The mark is the last: while it is there, a boot that was interrupted goes on.
-    [STATE_PATH, INTENT_PATH, RECORD_PATH, MARK_PATH]
+    [STATE_PATH, INTENT_PATH, RECORD_PATH, JOINED_PATH, MARK_PATH]
         .into_iter()
         .filter(|path| root.join(path).exists())
         .collect()

@@ -1,7 +1,8 @@
 //! The floor of `cargo lab bench`: what any setup must do, with nothing looked at first and nothing verified after. It
 //! destroys whatever is on the drives. And the stopwatch, so that both are measured by the same means.
 //!
-//! - `floor setup DRIVE... -- MKFS ARGUMENT...`: superblocks and fsync, new_array, ioctls, mkfs, mount on /tmp
+//! - `floor setup DRIVE... -- MKFS ARGUMENT...`: superblocks and fsync, new_array, ioctls, mkfs, mount on /tmp;
+//!   `/run/floor.children_ms` says how much of it was mkfs
 //! - `floor measure COMMAND ARGUMENT...`: runs it and prints wall, user and system time in microseconds (user and system
 //!   with its children), peak RSS of the command alone and of the greatest of it and its children in KiB, exit code
 
@@ -24,6 +25,8 @@ nix::ioctl_write_ptr!(set_array_info, 9, 0x23, [i32; 18]);
 nix::ioctl_write_ptr!(add_new_disk, 9, 0x21, [i32; 5]);
 nix::ioctl_write_ptr!(run_array, 9, 0x30, [i32; 3]);
 
+/// How long `setup` waited for mkfs, in milliseconds.
+const CHILDREN: &str = "/run/floor.children_ms";
 /// Of members of 150 GB and more (facts.md section 2), in sectors.
 const DATA_OFFSET: u64 = 264_192;
 const CHUNK_SECTORS: u32 = 1024;
@@ -63,7 +66,9 @@ fn setup(words: &[&str]) -> Result<()> {
         })
     })?;
     start(drives)?;
+    let started = Instant::now();
     let made = Command::new(program).args(options).stdin(Stdio::null()).status()?;
+    fs::write(CHILDREN, started.elapsed().as_millis().to_string())?;
     if !made.success() {
         return Err(format!("{program}: {made}").into());
     }

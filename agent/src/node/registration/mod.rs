@@ -23,9 +23,10 @@ use serde_json::Value;
 
 pub use check::{Answer, Checker, Nodeadm};
 
+use super::features::{self, FEATURE_PATH};
 use super::labels::{Keys, Readiness};
 use super::nodeadm::{self, Cached};
-use crate::config::{Config, LabelMethod, OnFailure};
+use crate::config::{Config, FeatureFile, LabelMethod, OnFailure};
 use crate::error::{Error, Result};
 use crate::exec;
 use crate::persist::atomic;
@@ -44,7 +45,8 @@ pub const RECORD_PATH: &str = "/run/nvme-agent/registration.json";
 const KUBELET_CONFIG: &str = "/etc/kubernetes/kubelet/config.json";
 const KUBELET_CONFIG_DIR: &str = "/etc/kubernetes/kubelet/config.json.d";
 
-const NOT_WANTED: &str = "label_method = \"none\"";
+/// Every file of the host that says what the storage is.
+pub const FILES: [&str; 3] = [DROP_IN_PATH, ENVIRONMENT_PATH, FEATURE_PATH];
 
 /// How the labels come to the Node at registration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +86,7 @@ impl Way {
                 "label_method = \"environment\", but neither /etc/eks/kubelet/environment nor nodeadm is here",
             ),
             LabelMethod::Api => none("label_method = \"api\": `report` alone labels the Node"),
-            LabelMethod::None => none(NOT_WANTED),
+            LabelMethod::None => none("label_method = \"none\""),
         }
     }
 }
@@ -131,7 +133,7 @@ pub fn update(root: &Root, config: &Config, state: &State) -> Registration {
 
 /// [`update`] with somebody else's word on the drop-in.
 pub fn update_with(root: &Root, config: &Config, state: &State, checker: &dyn Checker) -> Registration {
-    let keys = Keys::new(&config.label_domain).unwrap_or_default();
+    let keys = Keys::of(config);
     let (way, none) = Way::of(root, config.label_method);
     let mut now = Registration {
         boot_id: boot_id(root),
@@ -160,6 +162,10 @@ pub fn update_with(root: &Root, config: &Config, state: &State, checker: &dyn Ch
     let expected = way == Way::None || (now.path.is_none() && !failed);
     if let (Some(problem), false) = (&now.problem, expected) {
         tracing::warn!(way = way.as_str(), "the Node's label at registration: {problem}");
+    }
+    if let Err(error) = features::update(root, config.feature_file, &work.words) {
+        tracing::warn!("{error}");
+        now.problem.get_or_insert(error.to_string());
     }
     remember(root, &mut now);
     now
@@ -190,25 +196,25 @@ fn remember(root: &Root, now: &mut Registration) {
     }
 }
 
-/// Takes back what was written, when there is nothing left to speak of; says what went, a line each.
+/// Takes back what was written, when there is nothing left to speak of; says what went, a line each. Also of an image
+/// that is being built: what a setup on the build host left there would speak of other drives.
 ///
 /// # Errors
 /// A file cannot be removed or rewritten.
 pub fn withdraw(root: &Root, config: &Config) -> Result<Vec<String>> {
-    let label_method = LabelMethod::None;
-    let before = [DROP_IN_PATH, ENVIRONMENT_PATH].map(|path| fs::read(root.join(path)).ok());
-    let state = State::new(root, Health::Absent, "TornDown", "");
-    let now = update(root, &Config { label_method, ..config.clone() }, &state);
+    let before = FILES.map(|path| fs::read(root.join(path)).ok());
+    let keys = Keys::of(config);
+    let words = Readiness::of(&State::new(root, Health::Absent, "", ""), &keys, "");
+    let work = Work { root, words, tainting: false, keys };
+    work.withdraw(DROP_IN_PATH)?;
+    work.leave_environment()?;
+    features::update(root, FeatureFile::None, &work.words)?;
     let _ = fs::remove_file(root.join(RECORD_PATH));
-    let changed = [DROP_IN_PATH, ENVIRONMENT_PATH]
-        .into_iter()
-        .zip(before)
+    let changed = FILES.into_iter().zip(before);
+    Ok(changed
         .filter(|(path, before)| fs::read(root.join(path)).ok() != *before)
-        .map(|(path, _)| format!("took our label out of {path}"));
-    match now.problem {
-        Some(problem) if problem != NOT_WANTED => Err(Error::Other(problem)),
-        _ => Ok(changed.collect()),
-    }
+        .map(|(path, _)| format!("took our label out of {path}"))
+        .collect())
 }
 
 struct Work<'a> {

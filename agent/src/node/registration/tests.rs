@@ -299,6 +299,30 @@ fn a_teardown_takes_it_back_and_says_what_went() {
 }
 
 #[test]
+fn a_feature_file_follows_the_label_and_goes_with_it() {
+    for image in [Image::new_al2023(), Image::old_al2023(), Image::new()] {
+        let before = image.files();
+        let config = Config { feature_file: FeatureFile::Nfd, ..Config::default() };
+        for health in [Health::Failed, Health::Ready] {
+            assert!(
+                !image.update(&config, health).problem.is_some_and(|problem| problem.contains("feature"))
+            );
+            assert!(image.read(FEATURE_PATH).contains(&format!("-state={health}\n")));
+        }
+        assert!(withdraw(&image.root, &config).unwrap().iter().any(|line| line.ends_with("/nvme-agent")));
+        assert_eq!(image.files(), before);
+    }
+}
+
+#[test]
+fn a_feature_file_that_is_not_ours_is_told() {
+    let image = Image::new_al2023();
+    image.write(FEATURE_PATH, "mine");
+    let now = image.update(&Config { feature_file: FeatureFile::Nfd, ..Config::default() }, Health::Ready);
+    assert!(now.path.is_some() && now.problem.unwrap().contains("is not ours"));
+}
+
+#[test]
 fn a_record_of_another_boot_says_nothing() {
     let image = Image::new_al2023();
     image.update(&ready(), Health::Ready);

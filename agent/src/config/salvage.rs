@@ -1,0 +1,105 @@
+//! What a configuration that is wrong says about the Node all the same.
+//!
+//! A boot whose configuration is wrong sets nothing up, and the Node must be told so by the policy that is written
+//! there: a misspelt key elsewhere must not have a failed node join without its taint, or under another domain.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use super::load::{Overrides, read, variable};
+use super::raw::Raw;
+use super::{Config, check};
+use crate::root::Root;
+
+/// The keys that decide what a node says that was not set up.
+const ABOUT_THE_NODE: [&str; 7] = [
+    "label_domain",
+    "label_keys",
+    "label_method",
+    "on_failure",
+    "on_boot_failure",
+    "profile",
+    "feature_file",
+];
+
+/// What could be used of a configuration that is wrong.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Salvaged {
+    /// The defaults, and on them every key about the Node that has a right value.
+    pub config: Config,
+    /// Keys about the Node that have a wrong one.
+    pub wrong: Vec<String>,
+}
+
+/// What `file`, `env` and `overrides` say about the Node; by the same order as [`super::load()`].
+pub fn salvage(
+    root: &Root,
+    file: Option<&Path>,
+    overrides: &Overrides,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Salvaged {
+    let mut salvaged = Salvaged::default();
+    // What is wrong was told by `load`; a wrong value leaves what was there.
+    let mut set = |key: &str, raw: Raw| {
+        if ABOUT_THE_NODE.contains(&key) && check::set(&mut salvaged.config, key, raw).is_err() {
+            salvaged.wrong.push(key.to_owned());
+        }
+    };
+    if let Ok(Some((_, text))) = read(root, file)
+        && let Ok(table) = DeTable::parse(&text)
+    {
+        for (key, value) in table.get_ref() {
+            set(key.get_ref(), Raw::from(value.get_ref()));
+        }
+    }
+    for (name, value) in env {
+        let key = ABOUT_THE_NODE.into_iter().find(|key| name.to_str() == Some(&variable(key)));
+        if let (Some(key), Ok(value)) = (key, value.into_string()) {
+            set(key, Raw::Word(value));
+        }
+    }
+    for (key, value) in &overrides.values {
+        set(key, Raw::Word(value.clone()));
+    }
+    salvaged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LabelMethod, OnFailure};
+
+    fn of(text: &str, env: &[(&str, &str)]) -> Salvaged {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        let env = env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        salvage(&Root::new("/"), Some(&file), &Overrides::default(), env)
+    }
+
+    #[test]
+    fn the_policy_outlives_a_mistake_elsewhere() {
+        let text =
+            "on_failure = \"taint\"\nlabel_domain = \"x.example.com\"\ntargett = \"/data\"\nchunk = 7\n";
+        let Salvaged { config, wrong } =
+            of(text, &[("NVME_AGENT_LABEL_METHOD", "api"), ("NVME_AGENT_NONSENSE", "1")]);
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert_eq!((config.on_failure, config.label_method), (OnFailure::Taint, LabelMethod::Api));
+        assert_eq!((config.label_domain.as_str(), config.target.as_str()), ("x.example.com", "/tmp"));
+    }
+
+    #[test]
+    fn a_wrong_value_and_what_is_no_toml_leave_the_default() {
+        let text = "on_failure = \"tain\"\nlabel_domain = \"k8s.io\"\nprofile = \"a b\"";
+        for (text, wrong) in
+            [(text, &["label_domain", "on_failure", "profile"][..]), ("on_failure = ", &[]), ("\u{0}", &[])]
+        {
+            let mut salvaged = of(text, &[]);
+            salvaged.wrong.sort();
+            assert_eq!(salvaged.config, Config::default(), "{text}");
+            assert_eq!(salvaged.wrong, wrong, "{text}");
+        }
+    }
+}
