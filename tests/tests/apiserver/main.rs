@@ -10,6 +10,7 @@ mod faults;
 mod node;
 mod plugins;
 mod proxies;
+mod ran;
 mod reports;
 mod table;
 

@@ -9,13 +9,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use lab::apiserver::audit::Entry;
 use lab::apiserver::cluster::Cluster;
 use lab::apiserver::kubeconfig::{Authority, Exec, Login, kubeconfig};
-use lab::apiserver::secrets::Secrets;
 use lab::runner::{AGENT, logs_root};
 use nvme_agent::error::Error;
 use nvme_agent::node::report::{self, Access, Options, Outcome};
@@ -23,60 +21,12 @@ use nvme_agent::root::Root;
 use nvme_agent::state::{Health, State};
 use serde_json::Value;
 
+pub use crate::ran::{Ran, secret_key, secret_token};
 use crate::support::{Description, Machine};
 
 /// For a run of the agent: more than it gives itself.
 const DEADLINE: Duration = Duration::from_secs(300);
 const DRIVE: &str = "AWS0006638E38E390087";
-
-/// Secrets of all tests so far: none may be in any output.
-static SECRETS: Mutex<Option<Secrets>> = Mutex::new(None);
-
-fn with_secrets<T>(work: impl FnOnce(&mut Secrets) -> T) -> T {
-    let mut secrets = SECRETS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    work(secrets.get_or_insert_default())
-}
-
-/// A token from now on searched for.
-pub fn secret_token(token: &str) {
-    with_secrets(|secrets| secrets.token(token));
-}
-
-/// A key in PEM from now on searched for.
-pub fn secret_key(pem: &str) {
-    with_secrets(|secrets| secrets.key(pem));
-}
-
-/// How a run of the agent ended.
-#[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-    pub time: Duration,
-}
-
-impl Ran {
-    /// It went well.
-    #[track_caller]
-    pub fn ok(self) -> Ran {
-        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// It ended with `code` and one line of error that has all of `words`.
-    #[track_caller]
-    pub fn fails(self, code: i32, words: &[&str]) -> Ran {
-        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
-        let errors: Vec<&str> =
-            self.stderr.lines().filter(|line| line.starts_with("nvme-agent: error: ")).collect();
-        assert_eq!(errors.len(), 1, "{}", self.stderr);
-        for word in words {
-            assert!(errors[0].contains(word), "no `{word}` in {}", errors[0]);
-        }
-        self
-    }
-}
 
 /// An i4i.large with its drive set up.
 pub struct Node<'a> {
@@ -300,7 +250,7 @@ impl<'a> Node<'a> {
         let ran =
             Ran { code: status.code(), stdout: reader.join().unwrap(), stderr: errors.join().unwrap(), time };
         self.log(args, &ran);
-        self.no_secret(&ran);
+        ran.no_secret(self.machine.root().as_path());
         if args.contains(&self.name.as_str()) {
             self.only_what_is_allowed();
         }
@@ -323,18 +273,6 @@ impl<'a> Node<'a> {
             .unwrap();
         writeln!(file, "$ nvme-agent {args:?} -> {:?}, {:?}", ran.code, ran.time).unwrap();
         writeln!(file, "{}\n{}", ran.stdout, ran.stderr).unwrap();
-    }
-
-    /// Neither in what it said nor in what it left.
-    #[track_caller]
-    fn no_secret(&self, ran: &Ran) {
-        with_secrets(|secrets| {
-            for text in [&ran.stdout, &ran.stderr] {
-                assert_eq!(secrets.found_in(text), None, "a secret in the output");
-            }
-            let root = self.machine.root();
-            assert_eq!(secrets.found_below(root.as_path(), &[]).unwrap(), None, "a secret in a file");
-        });
     }
 
     /// Never taints or anything else of spec, never a merge patch, never another Node.
