@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::exec;
 use crate::persist::atomic;
 use crate::root::Root;
@@ -65,7 +66,10 @@ impl<'a> Nodeadm<'a> {
 impl Checker for Nodeadm<'_> {
     fn check(&self, text: &str) -> Answer {
         let Some(program) = &self.program else { return Answer::Unknown };
-        let written = atomic::replace(&self.root.join(STAND_IN), WHOLE)
+        let directory = self.root.join("/run/nvme-agent");
+        let made = fs::create_dir_all(&directory).map_err(Error::io(&directory, "make the directory"));
+        let written = made
+            .and_then(|()| atomic::replace(&self.root.join(STAND_IN), WHOLE))
             .and_then(|()| atomic::replace(&self.root.join(CANDIDATE), text));
         let answer = match written {
             Err(error) => {

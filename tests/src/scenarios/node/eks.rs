@@ -41,8 +41,8 @@ const UNITS: [(&str, &str); 4] = [
     (
         "stand-in-network.service",
         "[Unit]\nBefore=nodeadm-run.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n\
-         ExecStart=/bin/sh -c 'modprobe virtio_net; for i in /sys/class/net/e*; do ip link set ${i##*/} up; \
-         ip addr add 10.0.2.15/24 dev ${i##*/}; done'\n[Install]\nWantedBy=multi-user.target\n",
+         ExecStart=/bin/sh -c 'modprobe virtio_net; cd /sys/class/net; for i in e*; do ip link set $$i up; \
+         ip addr add 10.0.2.15/24 dev $$i; done'\n[Install]\nWantedBy=multi-user.target\n",
     ),
     (
         "nodeadm-config.service",
