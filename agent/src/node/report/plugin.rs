@@ -15,8 +15,9 @@ use super::{kubeconfig, pem};
 use crate::error::{Error, Result};
 use crate::exec;
 
-/// From its start to its last byte. `aws`, a large Python program, takes 1 to 3 s; kubelet has run it just before.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// From its start to its last byte. `aws`, a large Python program, takes 1 to 3 s, and many times that in a boot in which
+/// every program wants the processor and the root volume is still being fetched from its snapshot. kubelet waits for ever.
+pub const DEADLINE: Duration = Duration::from_secs(40);
 /// As systemd gives it to a service, kubelet among them.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What a plugin may need of our own environment; the kubeconfig's `env` overrides it. Everything of AWS besides.

@@ -7,11 +7,13 @@ use super::life::told_failed;
 use crate::boot::{BlankDrives, Boot};
 use crate::drive::{DriveSpec, GIB};
 use crate::image::Guest;
-use crate::runner::Ctx;
+use crate::runner::{Ctx, workspace};
 
 const KARPENTERS: &str = "karpenter.sh/unregistered";
-/// What a shell writes before it fetches the binary.
-const PESSIMISTIC: &str = include_str!("../../../../packaging/registration/pessimistic.sh");
+/// What a shell writes before it fetches the binary, and the script that does.
+const PESSIMISTIC: &str = "packaging/registration";
+
+const GATE: &str = "nodeadm-run.service.d/50-nvme-agent.conf";
 
 /// A first boot with a filesystem of somebody else's on a drive.
 fn foreign(eks: &mut Eks<'_, '_>, config: &str) -> Result<(Boot, Option<Registered>)> {
@@ -85,11 +87,13 @@ pub fn without_agent(ctx: &Ctx) -> Result<()> {
             vm.add(&DriveSpec::many(2, 4 * GIB))?;
             let mut eks = Eks::image(vm)?;
             eks.vm.ok("rm /usr/bin/nvme-agent")?;
-            eks.vm.write("/root/pessimistic.sh", 0o755, PESSIMISTIC.as_bytes())?;
+            for file in ["pessimistic.sh", "50-nvme-agent.yaml", "50-nvme-agent-tainted.yaml", GATE] {
+                eks.vm.push(&workspace().join(PESSIMISTIC).join(file), &format!("/root/registration/{file}"))?;
+            }
             // As userData would, when nodeadm has cached the NodeConfig.
             let shim = format!(
                 "[Unit]\nAfter=nodeadm-config.service\nBefore=nodeadm-run.service\n[Service]\nType=oneshot\n\
-                 ExecStart=/root/pessimistic.sh {policy}\n[Install]\nWantedBy=multi-user.target\n"
+                 ExecStart=/root/registration/pessimistic.sh {policy}\n[Install]\nWantedBy=multi-user.target\n"
             );
             eks.vm.write("/etc/systemd/system/shim.service", 0o644, shim.as_bytes())?;
             eks.vm.ok("systemctl -q enable shim.service; sync")?;

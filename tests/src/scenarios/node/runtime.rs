@@ -35,21 +35,21 @@ pub fn changes(ctx: &Ctx) -> Result<()> {
         eks.vm.ok("mount -o remount,ro /tmp")?;
         let asked = eks.tick()?;
         ensure!(asked.len() <= 3, "{asked:?}");
-        told_failed(&mut eks, "ReadOnly", "/tmp")?;
+        told_failed(&mut eks, "MountReadOnly", "/dev/md0")?;
         ensure!(eks.tick()?.is_empty(), "told once");
         eks.vm.ok("mount -o remount,rw /tmp")?;
         ready(&mut eks)?;
 
         eks.vm.ok("umount -l /tmp")?;
         eks.tick()?;
-        told_failed(&mut eks, "NotMounted", "/tmp")?;
+        told_failed(&mut eks, "MountGone", "/dev/md0")?;
         eks.vm.ok("nvme-agent setup")?;
         ready(&mut eks)?;
 
         let serial = eks.vm.drives[1].serial.clone();
         eks.vm.unplug(1)?;
         eks.tick()?;
-        told_failed(&mut eks, "DriveGone", &serial)?;
+        told_failed(&mut eks, "DriveLost", &serial)?;
         let events = eks.cluster.events(NODE)?;
         ensure!(events.iter().any(|event| event.to_string().contains(&serial)), "{events:?}");
         Ok(())
@@ -72,7 +72,7 @@ pub fn timer(ctx: &Ctx) -> Result<()> {
             std::thread::sleep(Duration::from_secs(2));
         }
         eks.vm.note(&format!("on the Node after {:.0} s", started.elapsed().as_secs_f64()));
-        told_failed(&mut eks, "DriveGone", &serial)
+        told_failed(&mut eks, "DriveLost", &serial)
     })
 }
 
