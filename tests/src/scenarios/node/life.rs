@@ -51,6 +51,22 @@ pub fn life(ctx: &Ctx) -> Result<()> {
     })
 }
 
+/// An instance without drives says so when it registers, and never again.
+pub fn absent(ctx: &Ctx) -> Result<()> {
+    ctx.vm(Guest::Trixie, |vm| {
+        let mut eks = Eks::image(vm)?;
+        eks.install("on_failure = \"no-join\"\n")?;
+        let (boot, registered) = eks.boot(&[], BlankDrives::Keep)?;
+        boot.clean()?;
+        let registered = registered.context("nodeadm-run did not get through")?;
+        ensure!(registered.label("state") == "absent" && registered.taints == [KARPENTERS], "{registered:?}");
+        unchanged(&mut eks)?;
+        ensure!(eks.condition().is_err(), "a condition was written: {:?}", eks.condition());
+        ensure!(eks.vm.ok("systemctl show -P ConditionResult nvme-agent-report.service")? == "no");
+        Ok(())
+    })
+}
+
 /// A tick with nothing new asks nobody.
 fn unchanged(eks: &mut Eks<'_, '_>) -> Result<()> {
     let asked = eks.tick()?;
