@@ -49,7 +49,10 @@
 //! - Everything that ran, with output and time, is in `target/lab/logs/SCENARIO/commands.log`, beside `console.log` and after
 //!   a failure `autopsy.log`.
 //!
-//! The guest has no network, no cloud-init, 1 GiB, 2 processors, a volatile journal, a tmpfs on /tmp (trixie), vendor
+//! `scenarios::node` makes an EKS node of a guest, with stand-ins for nodeadm (`nodeadm`: this program, pushed there under
+//! that name) and kubelet, and QEMU's user network to a test API server on this machine.
+//!
+//! The guest has no network otherwise, no cloud-init, 1 GiB, 2 processors, a volatile journal, a tmpfs on /tmp (trixie), vendor
 //! 1d0f in PCI and Identify (see [`qemu`]) and EC2's DMI strings. Timers that go by the calendar are masked, and
 //! bcache's udev rule is not there.
 

@@ -12,7 +12,7 @@ use crate::node::{Node, Ran, said, text};
 use crate::reports::credential;
 
 /// The agent's time for a plugin, as its message has it.
-const PLUGIN_TIME: Duration = Duration::from_secs(10);
+const PLUGIN_TIME: Duration = Duration::from_secs(40);
 
 /// A report with this script for a plugin; `TOKEN` in it becomes a token that would do.
 struct Case<'a> {
