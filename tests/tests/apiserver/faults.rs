@@ -41,9 +41,11 @@ fn passes(fault: &Fault) {
         assert!(ran.stderr.contains("trying again"), "{case}: it happened and was said: {}", ran.stderr);
         let conditions = node.seen()["status"]["conditions"].as_array().unwrap().len();
         assert_eq!(conditions, kubelet_conditions().as_array().unwrap().len() + 1, "{case}");
-        // Each try begins with a look: what was done though its answer was lost is not done again.
+        // Each try begins with a look: what was done though its answer was lost is not done again. But for a patch that was
+        // turned away undone: thousands of nodes that look again each time keep the server from answering any.
         let looks = node.requests().iter().filter(|entry| entry.method == Method::GET).count();
-        assert_eq!(looks, times as usize + 1, "{case}");
+        let undone = matches!(fault, Fault::TooMany(_)) && method == Method::PATCH;
+        assert_eq!(looks, if undone { 1 } else { times as usize + 1 }, "{case}");
         server.faults().clear();
     }
 }
@@ -61,6 +63,17 @@ fn a_conflict() {
 #[test]
 fn too_many_requests() {
     passes(&Fault::TooMany(1));
+}
+
+#[test]
+fn an_event_that_is_turned_away_is_sent_again() {
+    let cluster = cluster();
+    let node = Node::registered(&cluster);
+    node.report(&[]).ok();
+    node.setup_failed("ForeignData", "nvme1n1 holds an ext4 filesystem");
+    cluster.server().unwrap().inject(Rule::new(Fault::TooMany(1)).on(Method::POST).path("/events").times(2));
+    node.report(&[]).ok();
+    assert_eq!(cluster.events(&node.name).unwrap().len(), 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::diff::{Node, Patch};
-use super::retry::{Again, Failure, refused, retry_after};
+use super::retry::{Failure, refused, retry_after};
 use crate::error::Error;
 use crate::logging::one_line;
 
@@ -142,7 +142,7 @@ fn transport(what: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
         current = error.source();
     }
     causes.dedup();
-    Failure::Again(Again { why: format!("{what}: {}", causes.join(": ")), no_node: false, after: None })
+    Failure::again(format!("{what}: {}", causes.join(": ")))
 }
 
 /// rustls's own error, where `error` is one, bare or within an I/O error.

@@ -45,6 +45,10 @@ use retry::{Again, Failure};
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A try with less time than this is not begun: it could only hide the last answer behind a timeout of its own.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
+/// How long a Node that was read stands in for reading it again, while its patch is turned away.
+const READ_HOLDS: Duration = Duration::from_secs(60);
+/// An Event that is turned away so often is given up: the Node itself has been told.
+const EVENT_TRIES: u32 = 6;
 /// The longest `--wait`: nvme-agent-report.service must not outlast what systemd gives it.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
@@ -126,6 +130,7 @@ pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
         state,
         readiness,
         session: None,
+        read: None,
         first: None,
         deadline: Instant::now() + options.patience + options.wait.unwrap_or_default(),
         requests: 0,
@@ -159,6 +164,9 @@ struct Run<'a> {
     state: &'a State,
     readiness: Readiness,
     session: Option<(Session, Api)>,
+    /// The Node as read, where the patch that followed was turned away unread: when thousands of nodes are throttled,
+    /// each reading its Node again before each try is what keeps them throttled.
+    read: Option<(Instant, Node)>,
     /// What the Node lacked when it was first read. A patch whose answer was lost may have been done all the same: the
     /// next look then finds nothing to change, and it is still to be told.
     first: Option<Change>,
@@ -215,13 +223,25 @@ impl Run<'_> {
     async fn attempt(&mut self) -> Result<(Node, Change), Failure> {
         let (name, left) = (self.options.node.as_str(), self.left());
         let now = (self.options.clock)();
-        let node = self.api(now).await?.node(name, left).await;
-        let node = self.counted(node)?;
+        let read = self.read.take().filter(|(at, _)| at.elapsed() < READ_HOLDS);
+        let (read_at, node) = match read {
+            Some(read) => read,
+            None => {
+                let node = self.api(now).await?.node(name, left).await;
+                (Instant::now(), self.counted(node)?)
+            }
+        };
         let at = jiff::Timestamp::try_from(now).unwrap_or_default();
         let change = diff::diff(&node, &self.readiness, &self.options.keys, at);
         let told = self.first.get_or_insert_with(|| change.clone()).clone();
         let Some(patch) = change.patch() else { return Ok((node, told)) };
-        let after = self.patch(&patch).await?;
+        let after = match self.patch(&patch).await {
+            Err(Failure::Again(again)) if again.throttled => {
+                self.read = Some((read_at, node));
+                return Err(Failure::Again(again));
+            }
+            other => other?,
+        };
         // Where metadata was not taken along with the status (a proxy, a webhook), it goes by itself.
         let rest = diff::diff(&after, &self.readiness, &self.options.keys, at);
         if patch.subresource.is_some() && rest.metadata.is_some() {
@@ -267,16 +287,25 @@ impl Run<'_> {
         let now = (self.options.clock)();
         let name = &self.options.node;
         let event = event::event(name, &node.metadata.uid, before, self.state, &self.readiness, now);
-        let left = self.left();
-        let sent = match self.api(now).await {
-            Ok(api) => api.event(&event, left).await,
-            Err(failure) => Err(failure),
-        };
-        match self.counted(sent) {
-            Ok(()) => {}
-            Err(Failure::Stop(error)) => tracing::info!("the Event about it was not taken: {error}"),
-            Err(Failure::Again(failure)) => {
-                tracing::info!("the Event about it was not taken: {}", failure.why)
+        for tries in 1.. {
+            let left = self.left();
+            let sent = match self.api(now).await {
+                Ok(api) => api.event(&event, left).await,
+                Err(failure) => Err(failure),
+            };
+            match self.counted(sent) {
+                Ok(()) => return,
+                Err(Failure::Stop(error)) => {
+                    return tracing::info!("the Event about it was not taken: {error}");
+                }
+                Err(Failure::Again(failure)) => {
+                    let pause = retry::pause(tries, &failure, fastrand::f64());
+                    // One that may have been taken is not sent twice.
+                    if !failure.throttled || tries == EVENT_TRIES || self.left() <= pause + SHORTEST_TRY {
+                        return tracing::info!("the Event about it was not taken: {}", failure.why);
+                    }
+                    tokio::time::sleep(pause).await;
+                }
             }
         }
     }

@@ -33,13 +33,15 @@ pub struct Again {
     pub why: String,
     /// The Node does not exist (yet).
     pub no_node: bool,
+    /// Turned away before anything was done: what was read before still holds.
+    pub throttled: bool,
     /// By Retry-After.
     pub after: Option<Duration>,
 }
 
 impl Failure {
     pub fn again(why: impl Into<String>) -> Failure {
-        Failure::Again(Again { why: why.into(), no_node: false, after: None })
+        Failure::Again(Again { why: why.into(), no_node: false, throttled: false, after: None })
     }
 }
 
@@ -78,11 +80,15 @@ pub fn refused(what: &str, status: StatusCode, message: &str, after: Option<Dura
         404 => Failure::Again(Again {
             why: format!("{what}: the Node does not exist"),
             no_node: true,
+            throttled: false,
             after: None,
         }),
-        408 | 409 | 425 | 429 | 500..=599 => {
-            Failure::Again(Again { why: format!("{what}: {status}{said}"), no_node: false, after })
-        }
+        code @ (408 | 409 | 425 | 429 | 500..=599) => Failure::Again(Again {
+            why: format!("{what}: {status}{said}"),
+            no_node: false,
+            throttled: code == 429,
+            after,
+        }),
         _ => stop("expected an answer of an API server; is `server` in the kubeconfig the right one?"),
     }
 }
@@ -100,7 +106,7 @@ mod tests {
     use super::*;
 
     fn failure(no_node: bool, after: Option<u64>) -> Again {
-        Again { why: String::new(), no_node, after: after.map(Duration::from_secs) }
+        Again { why: String::new(), no_node, throttled: false, after: after.map(Duration::from_secs) }
     }
 
     fn range(tries: u32, failure: &Again) -> (u128, u128) {
@@ -145,7 +151,7 @@ mod tests {
         let of = |code| refused("PATCH node x", StatusCode::from_u16(code).unwrap(), "why\nnot", None);
         for code in [404, 408, 409, 425, 429, 500, 502, 503, 504, 599] {
             let Failure::Again(again) = of(code) else { panic!("{code}") };
-            assert_eq!(again.no_node, code == 404);
+            assert_eq!((again.no_node, again.throttled), (code == 404, code == 429));
             assert!(again.why.starts_with("PATCH node x: "), "{again:?}");
         }
         for code in [301, 400, 401, 403, 405, 406, 410, 413, 415, 422] {
