@@ -31,6 +31,8 @@ pub struct Salvaged {
     pub config: Config,
     /// Keys about the Node that have a wrong one.
     pub wrong: Vec<String>,
+    /// Nothing of the file could be read: what it says is not known.
+    pub unread: bool,
 }
 
 /// What `file`, `env` and `overrides` say about the Node; by the same order as [`super::load()`].
@@ -47,13 +49,16 @@ pub fn salvage(
             salvaged.wrong.push(key.to_owned());
         }
     };
-    if let Ok(Some((_, text))) = read(root, file)
-        && let Ok(table) = DeTable::parse(&text)
-    {
-        for (key, value) in table.get_ref() {
-            set(key.get_ref(), Raw::from(value.get_ref()));
+    let text = read(root, file).map(|found| found.map(|(_, text)| text).unwrap_or_default());
+    let unread = match text.as_deref().map(DeTable::parse) {
+        Ok(Ok(table)) => {
+            for (key, value) in table.get_ref() {
+                set(key.get_ref(), Raw::from(value.get_ref()));
+            }
+            false
         }
-    }
+        _ => true,
+    };
     for (name, value) in env {
         let key = ABOUT_THE_NODE.into_iter().find(|key| name.to_str() == Some(&variable(key)));
         if let (Some(key), Ok(value)) = (key, value.into_string()) {
@@ -63,6 +68,7 @@ pub fn salvage(
     for (key, value) in &overrides.values {
         set(key, Raw::Word(value.clone()));
     }
+    salvaged.unread = unread;
     salvaged
 }
 
@@ -83,9 +89,9 @@ mod tests {
     fn the_policy_outlives_a_mistake_elsewhere() {
         let text =
             "on_failure = \"taint\"\nlabel_domain = \"x.example.com\"\ntargett = \"/data\"\nchunk = 7\n";
-        let Salvaged { config, wrong } =
+        let Salvaged { config, wrong, unread } =
             of(text, &[("NVME_AGENT_LABEL_METHOD", "api"), ("NVME_AGENT_NONSENSE", "1")]);
-        assert!(wrong.is_empty(), "{wrong:?}");
+        assert!(wrong.is_empty() && !unread, "{wrong:?}");
         assert_eq!((config.on_failure, config.label_method), (OnFailure::Taint, LabelMethod::Api));
         assert_eq!((config.label_domain.as_str(), config.target.as_str()), ("x.example.com", "/tmp"));
     }

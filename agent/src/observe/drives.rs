@@ -47,6 +47,7 @@ pub fn find(sysfs: &Sysfs<'_>, wanted: &Match, table: &[Mount], identify: Identi
             name: name.clone(),
             serial: controller.serial.clone(),
             model: controller.model.clone(),
+            unmatched: false,
             why,
         };
         if node.path.is_some() || number(sysfs.dir(&name).join("hidden")) == Some(1) {
@@ -58,7 +59,9 @@ pub fn find(sysfs: &Sysfs<'_>, wanted: &Match, table: &[Mount], identify: Identi
             continue;
         }
         if let Some(why) = controllers.iter().find_map(|c| c.mismatch(wanted)) {
-            found.skipped.push(skip(why));
+            // A dead controller's drive has no size any more (nvme_mark_namespaces_dead).
+            let unmatched = controller.is_live() && number(sysfs.dir(&name).join("size")).unwrap_or(0) > 0;
+            found.skipped.push(Skipped { unmatched, ..skip(why) });
             continue;
         }
         if root_devices.contains(&name) {
@@ -155,7 +158,13 @@ fn take_out_twins(found: &mut Found) {
     for drive in twins {
         let why = format!("serial number {} is on {}", drive.serial, by_serial[&drive.serial].join(" and "));
         found.pending.push(Pending { address: drive.address, why: why.clone() });
-        found.skipped.push(Skipped { name: drive.name, serial: drive.serial, model: drive.model, why });
+        found.skipped.push(Skipped {
+            name: drive.name,
+            serial: drive.serial,
+            model: drive.model,
+            unmatched: false,
+            why,
+        });
     }
 }
 

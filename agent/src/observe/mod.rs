@@ -198,6 +198,9 @@ pub struct Skipped {
     pub name: String,
     pub serial: String,
     pub model: String,
+    /// A live drive of a size, which the configuration does not match; else it is something that could have been one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmatched: bool,
     /// In plain words: `model is not matched`, `holds the root filesystem`, `hidden multipath path` ...
     pub why: String,
 }

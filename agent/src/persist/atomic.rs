@@ -168,9 +168,18 @@ fn resolve(path: &Path) -> Result<PathBuf> {
         match fs::read_link(&path) {
             Ok(to) => path = parent(&path).join(to),
             // EINVAL: not a symlink.
-            Err(e) if e.kind() == io::ErrorKind::InvalidInput || e.kind() == io::ErrorKind::NotFound => {
-                return Ok(path);
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                let found = fs::symlink_metadata(&path).map_err(Error::io(&path, "look at"))?.file_type();
+                if found.is_file() {
+                    return Ok(path);
+                }
+                // A link to /dev/null, as systemd's masks are: renaming a file over it would take it from everybody.
+                return Err(Error::Other(format!(
+                    "{}: expected a regular file; nothing was written over it",
+                    path.display()
+                )));
             }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(path),
             Err(e) => return Err(Error::io(&path, "resolve")(e)),
         }
     }

@@ -125,7 +125,7 @@ fn finding(
         for serial in &state.serials {
             let drive = found.iter().find(|drive| drive.serial == *serial);
             // Setup may have been told to match other models than this configuration does.
-            let unmatched = live.others.iter().any(|other| other.serial == *serial);
+            let unmatched = live.others.iter().any(|other| other.serial == *serial && other.unmatched);
             if let Some(problem) = drive_problem(drive)
                 && !unmatched
             {

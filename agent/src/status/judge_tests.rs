@@ -268,11 +268,16 @@ fn a_drive_that_setup_was_told_to_match_and_this_configuration_does_not_is_not_l
             name: "nvme1n1".into(),
             serial: serial.clone(),
             model: "QEMU".into(),
+            unmatched: true,
             why: "model is not matched".into(),
         })
         .collect();
     live.drives = Some(Vec::new());
     assert_eq!(verdict(&state, &live).0, Verdict::Ready);
+    // One whose controller died has no size, and is no candidate either.
+    live.others[0].unmatched = false;
+    live.others[0].why = "has no capacity".into();
+    assert_eq!(verdict(&state, &live), (Verdict::Failed, "DriveLost".into()));
 }
 
 #[test]

@@ -180,13 +180,10 @@ fn remember(root: &Root, now: &mut Registration) {
             return;
         }
     }
-    tracing::info!(
-        way = now.way.as_str(),
-        state = %now.state,
-        tainted = now.tainted,
-        "at registration the Node says {}",
-        if now.path.is_some() { now.state.as_str() } else { "nothing" }
-    );
+    if now.path.is_some() {
+        let (way, tainted) = (now.way.as_str(), now.tainted);
+        tracing::info!(way, state = %now.state, tainted, "at registration the Node says {}", now.state);
+    }
     let path = root.join(RECORD_PATH);
     let made =
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(Error::io(&path, "make the directory of"));

@@ -46,7 +46,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A try with less time than this is not begun: it could only hide the last answer behind a timeout of its own.
 const SHORTEST_TRY: Duration = Duration::from_secs(1);
 /// How long a Node that was read stands in for reading it again, while its patch is turned away.
-const READ_HOLDS: Duration = Duration::from_secs(60);
+const READ_HOLDS: Duration = Duration::from_secs(100);
 /// An Event that is turned away so often is given up: the Node itself has been told.
 const EVENT_TRIES: u32 = 6;
 /// The longest `--wait`: nvme-agent-report.service must not outlast what systemd gives it.

@@ -52,8 +52,10 @@ impl Failure {
 pub fn pause(tries: u32, failure: &Again, jitter: f64) -> Duration {
     let longest = if failure.no_node { LONGEST_FOR_NODE } else { LONGEST };
     let ceiling = FIRST.saturating_mul(1_u32 << tries.saturating_sub(1).min(16)).min(longest);
-    let certain = failure.after.map_or(ceiling / 2, |asked| asked.min(LONGEST_ASKED));
-    certain + (ceiling / 2).mul_f64(jitter.clamp(0.0, 1.0))
+    let asked = failure.after.map(|asked| asked.min(LONGEST_ASKED));
+    let certain = asked.unwrap_or(ceiling / 2);
+    let chance = asked.unwrap_or_default().max(ceiling) / 2;
+    certain + chance.mul_f64(jitter.clamp(0.0, 1.0))
 }
 
 /// Retry-After in seconds; its other form, a date, is not what API servers send.
@@ -137,9 +139,9 @@ mod tests {
 
     #[test]
     fn what_a_server_asks_for_is_kept_within_reason_and_spread() {
-        assert_eq!(range(1, &failure(false, Some(7))), (7000, 7250));
+        assert_eq!(range(1, &failure(false, Some(7))), (7000, 10500));
         assert_eq!(range(9, &failure(false, Some(1))), (1000, 16000));
-        assert_eq!(range(1, &failure(false, Some(86_400))), (60_000, 60_250));
+        assert_eq!(range(1, &failure(false, Some(86_400))), (60_000, 90_000));
         assert_eq!(retry_after(Some(" 3 ")), Some(Duration::from_secs(3)));
         for odd in [None, Some(""), Some("-1"), Some("1.5"), Some("Wed, 21 Oct 2026 07:28:00 GMT")] {
             assert_eq!(retry_after(odd), None, "{odd:?}");
