@@ -52,14 +52,26 @@ impl<'a> Nodeadm<'a> {
         Nodeadm { root, program }
     }
 
-    /// Runs the check on these files; an error in words.
-    fn run(&self, program: &Path, files: &[&str]) -> Result<(), String> {
+    /// Runs the check on these files; [`Answer::Bad`] only where nodeadm itself ended and said so: one that was not done in
+    /// time, in a boot in which its binary is still being fetched from a snapshot, has said nothing.
+    fn run(&self, program: &Path, files: &[&str]) -> Answer {
         let mut args: Vec<OsString> = vec!["config".into(), "check".into()];
         for file in files {
             args.extend(["--config-source".into(), format!("file://{file}").into()]);
         }
-        let output = exec::run(program, &args, DEADLINE).and_then(|output| output.check(program));
-        output.map(drop).map_err(|error| error.to_string())
+        let output = match exec::run(program, &args, DEADLINE) {
+            Ok(output) => output,
+            Err(error) => {
+                tracing::warn!("nodeadm cannot check our drop-in: {error}");
+                return Answer::Unknown;
+            }
+        };
+        let ended = output.status.is_some();
+        match output.check(program) {
+            Ok(_) => Answer::Good,
+            Err(error) if ended => Answer::Bad(error.to_string()),
+            Err(_) => Answer::Unknown,
+        }
     }
 }
 
@@ -77,20 +89,61 @@ impl Checker for Nodeadm<'_> {
                 Answer::Unknown
             }
             Ok(()) => match self.run(program, &[STAND_IN, CANDIDATE]) {
-                Ok(()) => Answer::Good,
                 // Only where it takes the stand-in is it our text that it does not take.
-                Err(problem) => match self.run(program, &[STAND_IN]) {
-                    Ok(()) => Answer::Bad(problem),
-                    Err(other) => {
-                        tracing::warn!("nodeadm cannot check our drop-in: {other}");
+                Answer::Bad(problem) => match self.run(program, &[STAND_IN]) {
+                    Answer::Good => Answer::Bad(problem),
+                    other => {
+                        tracing::warn!(
+                            "nodeadm does not take what stands in for a whole configuration: {other:?}"
+                        );
                         Answer::Unknown
                     }
                 },
+                other => other,
             },
         };
         for file in [STAND_IN, CANDIDATE] {
             let _ = fs::remove_file(self.root.join(file));
         }
         answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// A nodeadm that does `script`. Written by a child, since a descriptor open for writing that another test's fork has
+    /// inherited makes it "text file busy".
+    fn answer(script: &str) -> Answer {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("nodeadm");
+        let mut child = Command::new("sh")
+            .args(["-c", "cat >\"$0\" && chmod 700 \"$0\""])
+            .arg(&program)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        let root = Root::new(dir.path());
+        Nodeadm { root: &root, program: Some(program) }.check("text")
+    }
+
+    #[test]
+    fn only_what_nodeadm_says_itself_of_our_text_counts_against_it() {
+        assert_eq!(answer("exit 0"), Answer::Good);
+        // Two sources are the stand-in and ours.
+        let Answer::Bad(problem) = answer("[ $# = 4 ] || { echo no such field >&2; exit 1; }") else {
+            panic!()
+        };
+        assert!(problem.contains("no such field"), "{problem}");
+        for elsewhere in ["exit 1", "kill -9 $$"] {
+            assert_eq!(answer(elsewhere), Answer::Unknown, "{elsewhere}");
+        }
+        assert_eq!(answer("[ $# = 4 ] || kill -9 $$"), Answer::Unknown);
     }
 }
