@@ -75,7 +75,7 @@ pub(super) fn execute(step: &Step, plan: &Plan, context: &mut Context) -> Result
         }
         Step::Stage { device, kind, options } => {
             // An error comes again when it counts.
-            context.settling = begin_settling(&root, promised(plan).filter(|d| is_array(d))).ok().flatten();
+            context.settling = begin_settling(&root, promised_array(plan)).ok().flatten();
             context.staged = Some(Staged::mount(&root.join(device), *kind, options)?);
         }
         Step::Prepare { target, mode, uid, gid, selinux, directories } => {
@@ -151,6 +151,11 @@ fn promised(plan: &Plan) -> Option<&Path> {
     plan.promise.as_ref().map(|promise| Path::new(&promise.device))
 }
 
+/// The same where that is an array.
+fn promised_array(plan: &Plan) -> Option<&Path> {
+    promised(plan).filter(|device| is_array(device))
+}
+
 /// Where there is such a device, and a systemd to be wrong about it.
 fn begin_settling(root: &Root, device: Option<&Path>) -> Result<Option<Settling>> {
     let name = device.map(device::kernel_name).filter(|_| systemd::is_running(root));
@@ -163,7 +168,7 @@ fn settle(root: &Root, plan: &Plan, begun: Option<Settling>) -> Result<()> {
     let settling = match begun {
         Some(settling) => Some(settling),
         // Of a single drive udev has told nothing yet.
-        None => begin_settling(root, promised(plan).filter(|device| is_array(device)))?,
+        None => begin_settling(root, promised_array(plan))?,
     };
     settling.map_or(Ok(()), |settling| settling.wait(root))
 }

@@ -47,8 +47,8 @@ pub fn find(sysfs: &Sysfs<'_>, wanted: &Match, table: &[Mount], identify: Identi
             name: name.clone(),
             serial: controller.serial.clone(),
             model: controller.model.clone(),
-            unmatched: false,
             why,
+            ..Skipped::default()
         };
         if node.path.is_some() || number(sysfs.dir(&name).join("hidden")) == Some(1) {
             found.skipped.push(skip(format!("hidden multipath path of {}", node.head())));
@@ -158,13 +158,8 @@ fn take_out_twins(found: &mut Found) {
     for drive in twins {
         let why = format!("serial number {} is on {}", drive.serial, by_serial[&drive.serial].join(" and "));
         found.pending.push(Pending { address: drive.address, why: why.clone() });
-        found.skipped.push(Skipped {
-            name: drive.name,
-            serial: drive.serial,
-            model: drive.model,
-            unmatched: false,
-            why,
-        });
+        let Drive { name, serial, model, .. } = drive;
+        found.skipped.push(Skipped { name, serial, model, why, ..Skipped::default() });
     }
 }
 

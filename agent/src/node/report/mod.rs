@@ -34,7 +34,7 @@ pub use access::{Access, Session};
 pub use idle::{IDLE, IDLE_PATH, is_idle, mark as mark_idle};
 pub use kubeconfig::KUBECONFIG_PATH;
 pub use memory::{MEMORY_PATH, Memory};
-pub use name::{ENVIRONMENT_PATH, find as node_name, kubelet};
+pub use name::{find as node_name, kubelet};
 pub use observed::observe;
 
 use api::Api;

@@ -6,10 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::node::registration::ENVIRONMENT_PATH;
 use crate::root::Root;
 
-/// Where nodeadm writes kubelet's arguments on AL2023.
-pub const ENVIRONMENT_PATH: &str = "/etc/eks/kubelet/environment";
 const ARGUMENTS: &str = "NODEADM_KUBELET_ARGS";
 const FLAG: &str = "--hostname-override";
 const PROGRAM: &str = "kubelet";

@@ -16,11 +16,14 @@ use crate::apiserver::cluster::{Cluster, kubelet_conditions, registration};
 use crate::apiserver::kubeconfig::{Authority, Login, kubeconfig};
 use crate::apiserver::pki::Pair;
 use crate::boot::{BlankDrives, Boot};
+use crate::drive::{DriveSpec, GIB};
 use crate::nodeadm::{NODE, OLDER, REGISTERED, USER_DATA};
 use crate::vm::Vm;
 
 /// The agent's label domain where none is configured.
 pub const DOMAIN: &str = "nvme-agent.e6data.com";
+/// The taint that Karpenter's NodeConfig has a node register with.
+pub const KARPENTERS: &str = "karpenter.sh/unregistered";
 const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 /// QEMU's user network: this machine's loopback, seen from the guest.
 const HOST: &str = "10.0.2.2";
@@ -101,6 +104,16 @@ impl<'v, 'lab> Eks<'v, 'lab> {
         let mut eks = Eks { vm, cluster, pair: pair.clone() };
         eks.login(&Login::Certificate(&pair))?;
         Ok(eks)
+    }
+
+    /// [`Eks::image`] with two drives and the agent, after its first boot, which was a good one.
+    pub fn booted(vm: &'v mut Vm<'lab>, config: &str) -> Result<(Eks<'v, 'lab>, Registered)> {
+        vm.add(&DriveSpec::many(2, 4 * GIB))?;
+        let mut eks = Eks::image(vm)?;
+        eks.install(config)?;
+        let (boot, registered) = eks.boot(&[0, 1], BlankDrives::Keep)?;
+        boot.clean()?;
+        Ok((eks, registered.context("nodeadm-run did not get through")?))
     }
 
     /// Writes kubelet's kubeconfig.
@@ -188,6 +201,27 @@ impl<'v, 'lab> Eks<'v, 'lab> {
         let ours = of(&format!("{DOMAIN}/LocalStorageReady")).context("no condition of ours")?;
         let field = |name: &str| ours[name].as_str().unwrap_or_default().to_owned();
         Ok((field("status"), field("reason"), field("message")))
+    }
+
+    /// The Node in the cluster says that the storage is ready.
+    pub fn told_ready(&self) -> Result<()> {
+        let (label, condition) = (self.label("state")?, self.condition()?);
+        ensure!(
+            label == "ready" && condition.0 == "True",
+            "the label is `{label}`, the condition {condition:?}"
+        );
+        Ok(())
+    }
+
+    /// The Node in the cluster says that the storage failed, why, and which drive.
+    pub fn told_failed(&self, reason: &str, needle: &str) -> Result<()> {
+        let (label, condition) = (self.label("state")?, self.condition()?);
+        ensure!(label == "failed", "the label is `{label}`");
+        ensure!(
+            condition.0 == "False" && condition.1 == reason && condition.2.contains(needle),
+            "{condition:?}"
+        );
+        Ok(())
     }
 
     /// A person's label on the Node.

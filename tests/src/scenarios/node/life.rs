@@ -2,23 +2,16 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::eks::{DOMAIN, Eks};
+use super::eks::{DOMAIN, Eks, KARPENTERS};
 use crate::boot::BlankDrives;
 use crate::drive::{DriveSpec, GIB};
 use crate::image::Guest;
 use crate::nodeadm::NODE;
 use crate::runner::Ctx;
 
-const KARPENTERS: &str = "karpenter.sh/unregistered";
-
 pub fn life(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
-        vm.add(&DriveSpec::many(2, 4 * GIB))?;
-        let mut eks = Eks::image(vm)?;
-        eks.install("profile = \"spill\"\ndrive_timeout = \"5s\"\n")?;
-        let (boot, registered) = eks.boot(&[0, 1], BlankDrives::Keep)?;
-        boot.clean()?;
-        let registered = registered.context("nodeadm-run did not get through")?;
+        let (mut eks, registered) = Eks::booted(vm, "profile = \"spill\"\ndrive_timeout = \"5s\"\n")?;
         let told =
             ["state", "layout", "drives", "capacity-gib", "profile"].map(|name| registered.label(name));
         ensure!(told == ["ready", "raid0", "2", "7", "spill"], "{registered:?}");
@@ -39,13 +32,13 @@ pub fn life(ctx: &Ctx) -> Result<()> {
         ensure!(boot.failed == ["nvme-agent.service"], "{boot:?}");
         let registered = registered.context("a failed node joins under the policy `label`")?;
         ensure!(registered.label("state") == "failed" && registered.taints == [KARPENTERS], "{registered:?}");
-        told_failed(&mut eks, "MemberMissing", &serial)?;
+        eks.told_failed("MemberMissing", &serial)?;
         ensure!(eks.cluster.node(NODE)?["metadata"]["labels"]["team"] == "spill", "a person's label is gone");
 
         let (boot, registered) = eks.boot(&[1, 0], BlankDrives::Keep)?;
         boot.clean()?;
         ensure!(registered.is_some_and(|registered| registered.label("state") == "ready"));
-        ensure!(eks.label("state")? == "ready" && eks.condition()?.0 == "True");
+        eks.told_ready()?;
         ensure!(eks.cluster.node(NODE)?["metadata"]["labels"]["team"] == "spill", "a person's label is gone");
         unchanged(&mut eks)
     })
@@ -74,14 +67,6 @@ fn unchanged(eks: &mut Eks<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// The Node in the cluster says that the storage failed, why, and which drive.
-pub fn told_failed(eks: &mut Eks<'_, '_>, reason: &str, needle: &str) -> Result<()> {
-    ensure!(eks.label("state")? == "failed", "the label is `{}`", eks.label("state")?);
-    let condition = eks.condition()?;
-    ensure!(condition.0 == "False" && condition.1 == reason && condition.2.contains(needle), "{condition:?}");
-    Ok(())
-}
-
 /// An image without nodeadm.d: the label goes into kubelet's environment file, which nodeadm writes anew at every boot.
 pub fn older(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
@@ -106,11 +91,7 @@ pub fn older(ctx: &Ctx) -> Result<()> {
 pub fn power_cut(ctx: &Ctx) -> Result<()> {
     const CUTS: u32 = 6;
     ctx.vm(Guest::Trixie, |vm| {
-        vm.add(&DriveSpec::many(2, 4 * GIB))?;
-        let mut eks = Eks::image(vm)?;
-        eks.install("")?;
-        let (boot, _) = eks.boot(&[0, 1], BlankDrives::Keep)?;
-        boot.clean()?;
+        let (mut eks, _) = Eks::booted(vm, "")?;
         let mut seen = std::collections::BTreeSet::new();
         for cut in 0..CUTS {
             // Each time another text, of another length. The whole disk is written out meanwhile, so that the cut meets all stages.

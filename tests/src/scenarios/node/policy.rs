@@ -2,14 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::eks::{DOMAIN, Eks, Registered};
-use super::life::told_failed;
+use super::eks::{DOMAIN, Eks, KARPENTERS, Registered};
 use crate::boot::{BlankDrives, Boot};
 use crate::drive::{DriveSpec, GIB};
 use crate::image::Guest;
 use crate::runner::{Ctx, workspace};
 
-const KARPENTERS: &str = "karpenter.sh/unregistered";
 /// What a shell writes before it fetches the binary, and the script that does.
 const PESSIMISTIC: &str = "packaging/registration";
 
@@ -31,11 +29,11 @@ pub fn label(ctx: &Ctx) -> Result<()> {
         ensure!(boot.failed == ["nvme-agent.service"], "{boot:?}");
         let registered = registered.context("it joins")?;
         ensure!(registered.label("state") == "failed" && registered.taints == [KARPENTERS], "{registered:?}");
-        told_failed(&mut eks, "ForeignData", "xfs")?;
+        eks.told_failed("ForeignData", "xfs")?;
         // Mended by hand, in the same boot.
         eks.vm.ok("nvme-agent setup --wipe-foreign")?;
         eks.tick()?;
-        ensure!(eks.label("state")? == "ready" && eks.condition()?.0 == "True");
+        eks.told_ready()?;
         Ok(())
     })
 }
@@ -47,7 +45,7 @@ pub fn taint(ctx: &Ctx) -> Result<()> {
         let registered = registered.context("it joins, tainted")?;
         ensure!(registered.label("state") == "failed", "{registered:?}");
         ensure!(registered.taints == [KARPENTERS, &format!("{DOMAIN}/failed")], "{registered:?}");
-        told_failed(&mut eks, "ForeignData", "xfs")
+        eks.told_failed("ForeignData", "xfs")
     })
 }
 
@@ -69,7 +67,7 @@ pub fn no_join(ctx: &Ctx) -> Result<()> {
         let (_, registered) = eks.boot(&[0], BlankDrives::Keep)?;
         let registered = registered.context("a node that has joined comes back")?;
         ensure!(registered.label("state") == "failed", "{registered:?}");
-        told_failed(&mut eks, "MemberMissing", "")?;
+        eks.told_failed("MemberMissing", "")?;
         eks.install(&format!("{config}on_boot_failure = \"no-join\"\n"))?;
         let (boot, registered) = eks.boot(&[0], BlankDrives::Keep)?;
         ensure!(registered.is_none() && boot.failed.iter().any(|unit| unit == "nodeadm-run.service"), "{boot:?}");

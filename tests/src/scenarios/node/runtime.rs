@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::eks::Eks;
-use super::life::told_failed;
 use crate::apiserver::auth::User;
 use crate::apiserver::kubeconfig::{Exec, Login};
 use crate::awscli::AwsCli;
@@ -21,35 +20,31 @@ const ID: &str = "AKIDLABLABLABLABLAB0";
 /// Read-only, gone, a member pulled: each with its reason, and back.
 pub fn changes(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
-        vm.add(&DriveSpec::many(2, 4 * GIB))?;
-        let mut eks = Eks::image(vm)?;
-        eks.install("")?;
-        let (boot, _) = eks.boot(&[0, 1], BlankDrives::Keep)?;
-        boot.clean()?;
+        let (mut eks, _) = Eks::booted(vm, "")?;
         let ready = |eks: &mut Eks<'_, '_>| -> Result<()> {
             let asked = eks.tick()?;
             ensure!(!asked.is_empty() && asked.len() <= 3, "{asked:?}");
-            ensure!(eks.label("state")? == "ready" && eks.condition()?.0 == "True", "{:?}", eks.condition()?);
+            eks.told_ready()?;
             Ok(())
         };
         eks.vm.ok("mount -o remount,ro /tmp")?;
         let asked = eks.tick()?;
         ensure!(asked.len() <= 3, "{asked:?}");
-        told_failed(&mut eks, "MountReadOnly", "/dev/md0")?;
+        eks.told_failed("MountReadOnly", "/dev/md0")?;
         ensure!(eks.tick()?.is_empty(), "told once");
         eks.vm.ok("mount -o remount,rw /tmp")?;
         ready(&mut eks)?;
 
         eks.vm.ok("umount -l /tmp")?;
         eks.tick()?;
-        told_failed(&mut eks, "MountGone", "/dev/md0")?;
+        eks.told_failed("MountGone", "/dev/md0")?;
         eks.vm.ok("nvme-agent setup")?;
         ready(&mut eks)?;
 
         let serial = eks.vm.drives[1].serial.clone();
         eks.vm.unplug(1)?;
         eks.tick()?;
-        told_failed(&mut eks, "DriveLost", &serial)?;
+        eks.told_failed("DriveLost", &serial)?;
         let events = eks.cluster.events(NODE)?;
         ensure!(events.iter().any(|event| event.to_string().contains(&serial)), "{events:?}");
         Ok(())
@@ -59,11 +54,7 @@ pub fn changes(ctx: &Ctx) -> Result<()> {
 /// By the timer alone, within five minutes.
 pub fn timer(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
-        vm.add(&DriveSpec::many(2, 4 * GIB))?;
-        let mut eks = Eks::image(vm)?;
-        eks.install("")?;
-        let (boot, _) = eks.boot(&[0, 1], BlankDrives::Keep)?;
-        boot.clean()?;
+        let (eks, _) = Eks::booted(vm, "")?;
         let serial = eks.vm.drives[1].serial.clone();
         let started = Instant::now();
         eks.vm.unplug(1)?;
@@ -72,7 +63,7 @@ pub fn timer(ctx: &Ctx) -> Result<()> {
             std::thread::sleep(Duration::from_secs(2));
         }
         eks.vm.note(&format!("on the Node after {:.0} s", started.elapsed().as_secs_f64()));
-        told_failed(&mut eks, "DriveLost", &serial)
+        eks.told_failed("DriveLost", &serial)
     })
 }
 
@@ -95,7 +86,7 @@ pub fn aws_token(ctx: &Ctx) -> Result<()> {
         eks.install("")?;
         let (boot, _) = eks.boot(&[0, 1], BlankDrives::Keep)?;
         boot.clean()?;
-        ensure!(eks.label("state")? == "ready" && eks.condition()?.0 == "True", "{:?}", eks.condition()?);
+        eks.told_ready()?;
         let users: Vec<String> =
             eks.cluster.server()?.requests().into_iter().map(|entry| entry.user).collect();
         ensure!(users.iter().any(|user| user.ends_with(NODE)), "{users:?}");
