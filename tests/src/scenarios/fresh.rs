@@ -156,7 +156,8 @@ fn none(ctx: &Ctx) -> Result<()> {
             let changed = kit::differences(&root, &kit::files(vm, "/var/lib /root /usr/lib/tmpfiles.d")?);
             ensure!(changed.is_empty(), "{changed:?}");
             ensure!(
-                vm.ok("ls /run/nvme-agent; nvme-agent status > /dev/null")? == "lock\nstate.json",
+                vm.ok("ls /run/nvme-agent; nvme-agent status > /dev/null")?
+                    == "absent\nlock\nregistration.json\nstate.json",
                 "{plan}"
             );
             refuses(

@@ -204,7 +204,8 @@ fn read_only(ctx: &Ctx) -> Result<()> {
         ensure!(changed.is_empty(), "{changed:#?}");
         vm.ok("nvme-agent setup")?;
         state_is(vm, "degraded", "Incomplete")?;
-        vm.ok("umount /etc; nvme-agent setup; [ $(cat /tmp/file) = kept ]")?;
+        // The generators of the reload that setup asked for may still be reading it.
+        vm.ok("until umount /etc; do sleep 0.2; done; nvme-agent setup; [ $(cat /tmp/file) = kept ]")?;
         ensure_ready(vm, "/tmp", "ext4", 2)?;
         Ok(())
     })
