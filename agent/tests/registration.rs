@@ -111,7 +111,6 @@ fn taint_joins_tainted_and_keeps_the_taints_that_are_there() {
             r#"registerWithTaints: [{theirs}{{"effect":"NoSchedule","key":"nvme-agent.e6data.com/failed"}}]"#
         );
         assert!(image.read(DROP_IN_PATH).unwrap().contains(&list), "{:?}", image.read(DROP_IN_PATH));
-        assert!(image.read(NODEADM_HOOK).is_none_or(|text| text.contains("ExecStartPre=-")), "it joins");
         // userData that runs twice.
         image.agree(OnFailure::Taint, &[DROP_IN_PATH]);
     }
@@ -134,7 +133,9 @@ fn where_a_shell_cannot_taint_the_node_does_not_join_until_the_agent_can() {
         let config = Config { on_failure: OnFailure::Taint, ..Config::default() };
         registration::expect_failure(&image.root, &config);
         hook::ensure(&image.root, &config).unwrap();
-        assert!(image.read(NODEADM_HOOK).unwrap().contains("ExecStartPre=-"), "it joins");
+        assert_ne!(image.read(NODEADM_HOOK).as_deref(), Some(hook::GATE), "for a taint, no more for no-join");
+        let state = State::new(&image.root, Health::Failed, "ForeignData", "x");
+        assert!(registration::update(&image.root, &config, &state).tainted, "so the gate lets it join");
         assert!(image.read(file).unwrap().contains("--register-with-taints="), "tainted");
     }
 }

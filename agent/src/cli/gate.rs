@@ -10,7 +10,7 @@ use crate::node;
 /// Succeed where the node may join, for ExecStartPre= of the unit that joins it
 ///
 /// Judges what setup came to in this boot: ready, degraded and absent pass. A failure passes or not by on_failure, and
-/// by on_boot_failure where the node has joined before. Brings the label that the Node registers with up to date.
+/// by on_boot_failure where the node has joined before; one that is to be tainted and cannot be does not. Brings the label that the Node registers with up to date.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 

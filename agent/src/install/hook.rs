@@ -1,8 +1,10 @@
 //! The gate's place: a drop-in of the unit that brings the node into the cluster, which runs `nvme-agent gate` first.
 //!
 //! Where a failed node must not join (`no-join`), without a dash: where there is no binary, or it fails, the unit
-//! fails, and the node does not join. Elsewhere with one: it only brings up to date what nodeadm is about to read, and
-//! nothing that becomes of it keeps the node away.
+//! fails, and the node does not join. So, too, where a failed node is to be tainted (`taint`): whether it can be is known
+//! only when nodeadm has cached the NodeConfig, and what cannot taint it, an agent that does not run too, must not let it
+//! join untainted. Elsewhere with one: it only brings up to date what nodeadm is about to read, and nothing that becomes of
+//! it keeps the node away.
 
 use std::path::Path;
 
@@ -16,6 +18,9 @@ use crate::root::Root;
 pub const GATE: &str =
     include_str!("../../../packaging/registration/nodeadm-run.service.d/50-nvme-agent.conf");
 
+/// What tells the drop-in for `taint` from that for `no-join`.
+const TAINTING: &str = "# on_failure = \"taint\": a failed node joins where it can be tainted.\n";
+
 /// AL2023: nodeadm's run phase, which alone starts containerd and kubelet.
 pub const NODEADM_HOOK: &str = "/etc/systemd/system/nodeadm-run.service.d/50-nvme-agent.conf";
 /// AL2, which has no nodeadm: kubelet itself.
@@ -27,6 +32,8 @@ enum Want {
     Nothing,
     /// Run, and let the unit start whatever it says.
     Refresh,
+    /// The unit starts only where it says so: not where a failed node cannot be tainted.
+    Taint,
     /// The unit starts only where it says so.
     Gate,
 }
@@ -35,6 +42,9 @@ impl Want {
     fn of(root: &Root, config: &Config) -> Want {
         if config.on_failure == OnFailure::NoJoin || config.on_boot_failure == OnBootFailure::NoJoin {
             return Want::Gate;
+        }
+        if config.on_failure == OnFailure::Taint {
+            return Want::Taint;
         }
         match Way::of(root, config.label_method).0 {
             // Much happens between setup and the join: the environment file of this boot is made, the taints of the
@@ -74,21 +84,23 @@ pub(super) fn apply(files: &mut Files<'_>, config: &Config) -> Result<()> {
         && unit_exists(files.root, "kubelet.service")
         && files.root.join("/etc/eks/bootstrap.sh").is_file();
     for (path, there) in [(NODEADM_HOOK, nodeadm), (KUBELET_HOOK, eks_kubelet)] {
-        let dash = match want {
-            Want::Gate => "",
-            Want::Refresh => "-",
+        let (note, dash) = match want {
+            Want::Gate => ("", ""),
+            Want::Taint => (TAINTING, ""),
+            Want::Refresh => ("", "-"),
             Want::Nothing => {
                 files.remove_ours(path, "the configuration asks for no gate")?;
                 continue;
             }
         };
         if there {
-            files.text(path, &format!("[Service]\nExecStartPre={dash}{} gate\n", binary(files.root)))?;
+            let text = format!("{note}[Service]\nExecStartPre={dash}{} gate\n", binary(files.root));
+            files.text(path, &text)?;
         } else {
             files.remove_ours(path, "there is no such unit of EKS's")?;
         }
     }
-    if want == Want::Gate && !nodeadm && !eks_kubelet {
+    if matches!(want, Want::Gate | Want::Taint) && !nodeadm && !eks_kubelet {
         files.done.push(
             "note: neither nodeadm-run.service nor EKS's kubelet.service is here: nothing keeps a failed node from joining"
                 .into(),

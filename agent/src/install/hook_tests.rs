@@ -51,17 +51,24 @@ fn a_packaged_binary_is_the_one_that_is_named() {
 }
 
 #[test]
-fn taint_and_label_are_brought_up_to_date_and_let_everything_pass() {
-    for on_failure in [OnFailure::Label, OnFailure::Taint] {
-        let (_dir, root) = image(&AL2023);
-        ensure(&root, &policy(on_failure, OnBootFailure::Report)).unwrap();
-        assert!(
-            text(&root, NODEADM_HOOK).unwrap().contains("\nExecStartPre=-/usr/local/bin/nvme-agent gate\n")
-        );
-    }
+fn the_label_is_brought_up_to_date_and_everything_passes() {
+    let (_dir, root) = image(&AL2023);
+    ensure(&root, &policy(OnFailure::Label, OnBootFailure::Report)).unwrap();
+    assert!(text(&root, NODEADM_HOOK).unwrap().contains("\nExecStartPre=-/usr/local/bin/nvme-agent gate\n"));
     let (_dir, root) = image(&[AL2023[0], "/etc/eks/kubelet/environment"]);
     ensure(&root, &Config::default()).unwrap();
     assert!(text(&root, NODEADM_HOOK).unwrap().contains("ExecStartPre=-"));
+}
+
+#[test]
+fn a_node_that_is_to_be_tainted_waits_for_the_gates_word_also_where_nothing_can_taint_it() {
+    let tainting = policy(OnFailure::Taint, OnBootFailure::Report);
+    for (files, hook) in [(AL2023, NODEADM_HOOK), (AL2, KUBELET_HOOK)] {
+        let (_dir, root) = image(&files);
+        ensure(&root, &tainting).unwrap();
+        let text = text(&root, hook).unwrap();
+        assert!(text.contains("\nExecStartPre=/usr/local/bin/nvme-agent gate\n"), "{text}");
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! It judges this boot's setup alone, as the machine confirms it (a mount can go between setup and the join), and a
 //! failure by policy: `on_failure` where the node joins for the first time,
-//! `on_boot_failure` where it has joined before, so that its Node exists and its pods come back.
+//! `on_boot_failure` where it has joined before, so that its Node exists and its pods come back. A failed node that is to be
+//! tainted joins only where it will be.
 //!
 //! "Has joined before" is told by what an earlier boot of *this instance* left: our own record of having let it join,
 //! or kubelet's files, newer than the instance's first boot (an AMI baked from a live node brings older ones) and older
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{nodeadm, registration};
+use super::nodeadm;
+use super::registration::{self, Registration};
 use crate::config::{Config, OnBootFailure, OnFailure};
 use crate::observe::host;
 use crate::persist::atomic;
@@ -61,11 +63,12 @@ pub fn gate(root: &Root, config: &Config) -> Verdict {
         Ok(None) => (not_set_up(root, "setup has not run in this boot"), None),
         Err(error) => (not_set_up(root, "the state of this boot cannot be read"), Some(error.to_string())),
     };
-    // Without the lock a setup runs, which brings it up to date at its end.
-    if held.is_ok() {
-        registration::update(root, config, &state);
-    }
-    let mut verdict = judge(&state, config, || joined_before(root));
+    let registered = match &held {
+        Ok(_) => Some(registration::update(root, config, &state)),
+        // A setup runs, which brings it up to date at its end.
+        Err(_) => Registration::load(root),
+    };
+    let mut verdict = judge(&state, config, &registered.unwrap_or_default(), || joined_before(root));
     if let Some(problem) = problem {
         verdict.line = format!("{}; {problem}", verdict.line);
     }
@@ -98,7 +101,12 @@ fn not_set_up(root: &Root, message: &str) -> State {
     State::new(root, Health::Failed, "NotSetUp", message)
 }
 
-fn judge(state: &State, config: &Config, joined_before: impl FnOnce() -> bool) -> Verdict {
+fn judge(
+    state: &State,
+    config: &Config,
+    registered: &Registration,
+    joined_before: impl FnOnce() -> bool,
+) -> Verdict {
     let what = format!("{} ({}): {}", state.state, state.reason, state.message);
     if state.state != Health::Failed {
         return Verdict { join: true, line: format!("the node may join: {what}") };
@@ -111,15 +119,32 @@ fn judge(state: &State, config: &Config, joined_before: impl FnOnce() -> bool) -
             "has joined before",
         ),
         false => (
-            config.on_failure != OnFailure::NoJoin,
+            match config.on_failure {
+                OnFailure::Label => true,
+                // kubelet may not taint its own Node afterwards: untainted it would stay.
+                OnFailure::Taint => registered.tainted,
+                OnFailure::NoJoin => false,
+            },
             "on_failure",
             config.on_failure.as_str(),
             "has not joined before",
         ),
     };
-    let may = if join { "may join all the same" } else { "must not join" };
-    let next = if join { "" } else { "; mend it, run `nvme-agent setup`, then start the unit again" };
-    Verdict { join, line: format!("the node, which {when}, {may} ({key} = \"{value}\"): {what}{next}") }
+    if join {
+        return Verdict {
+            join,
+            line: format!("the node, which {when}, may join all the same ({key} = \"{value}\"): {what}"),
+        };
+    }
+    let untainted = match (&registered.problem, value == OnFailure::Taint.as_str()) {
+        (Some(problem), true) => format!("; {problem}"),
+        _ => String::new(),
+    };
+    let line = format!(
+        "the node, which {when}, must not join ({key} = \"{value}\"): {what}{untainted}; mend it, run `nvme-agent setup`, \
+         then start the unit again"
+    );
+    Verdict { join, line }
 }
 
 /// nodeadm is about to take the drives that we have taken.

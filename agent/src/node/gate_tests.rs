@@ -83,6 +83,7 @@ fn what_is_usable_or_absent_passes_under_every_policy() {
 #[test]
 fn a_first_boot_that_failed_joins_by_on_failure() {
     let machine = Machine::new();
+    fs::create_dir_all(machine.root.join(registration::DROP_IN_DIR)).unwrap();
     machine.state(Health::Failed);
     for (policy, join) in [(Label, true), (Taint, true), (NoJoin, false)] {
         // Letting it join is remembered: a machine each.
@@ -93,6 +94,26 @@ fn a_first_boot_that_failed_joins_by_on_failure() {
     let refused = machine.gate(NoJoin, Report);
     assert!(!refused.line.contains('\n') && refused.line.contains("ForeignData"), "{}", refused.line);
     assert!(refused.line.contains("on_failure = \"no-join\""), "{}", refused.line);
+}
+
+#[test]
+fn a_failed_node_that_cannot_be_tainted_does_not_join() {
+    let machine = Machine::new();
+    machine.state(Health::Failed);
+    let verdict = machine.gate(Taint, Report);
+    assert!(!verdict.join && verdict.line.contains("neither /etc/eks/nodeadm.d nor"), "{verdict:?}");
+    fs::create_dir_all(machine.root.join(registration::DROP_IN_DIR)).unwrap();
+    machine.write(
+        nodeadm::CACHE_PATH,
+        r#"{"spec":{"kubelet":{"flags":["--x='","--register-with-taints=a:NoSchedule"]}}}"#,
+    );
+    let verdict = machine.gate(Taint, Report);
+    assert!(!verdict.join && verdict.line.contains("cannot be tainted"), "{verdict:?}");
+    assert!(machine.gate(Label, Report).join);
+    let _ = fs::remove_file(machine.root.join(JOINED_PATH));
+    machine.write(nodeadm::CACHE_PATH, r#"{"spec":{"kubelet":{"flags":["--x='"]}}}"#);
+    let verdict = machine.gate(Taint, Report);
+    assert!(verdict.join && verdict.line.contains("on_failure = \"taint\""), "{verdict:?}");
 }
 
 #[test]

@@ -34,16 +34,25 @@ pub fn split(line: &str) -> Result<Vec<String>, String> {
 }
 
 /// The value of `flag` as the last of several gives it (pflag lets the last one win): `--flag=value` or `--flag value`.
+/// kubelet takes underscores in a flag's name for dashes (k8s.io/component-base/cli/flag, WordSepNormalizeFunc).
 pub fn last_value(arguments: &[String], flag: &str) -> Option<String> {
     let mut found = None;
     for (at, argument) in arguments.iter().enumerate() {
-        match argument.strip_prefix(flag) {
-            Some("") => found = Some(arguments.get(at + 1).cloned().unwrap_or_default()),
-            Some(rest) if rest.starts_with('=') => found = Some(rest[1..].to_owned()),
-            _ => {}
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (argument.as_str(), None),
+        };
+        if name.replace('_', "-") == flag {
+            let next = || arguments.get(at + 1).map(String::as_str);
+            found = Some(value.or_else(next).unwrap_or_default().to_owned());
         }
     }
     found
+}
+
+/// The line may have `flag`: where it has not, nothing needs to be understood of what else is on it.
+pub fn may_have(line: &str, flag: &str) -> bool {
+    line.replace('_', "-").contains(flag.trim_start_matches('-'))
 }
 
 #[cfg(test)]
@@ -67,6 +76,7 @@ mod tests {
         assert_eq!(of("--register-with-taints=a:NoSchedule --b").as_deref(), Some("a:NoSchedule"));
         assert_eq!(of("--register-with-taints=a --register-with-taints 'b'").as_deref(), Some("b"));
         assert_eq!(of("--register-with-taints").as_deref(), Some(""));
+        assert_eq!(of("--register_with_taints=a --a=b").as_deref(), Some("a"), "as kubelet reads it");
     }
 
     proptest! {

@@ -5,7 +5,8 @@
 //! is rewritten to failed ([`expect_failure`]), at the end of setup to the truth ([`update`]), so that it is neither
 //! absent nor of an earlier boot, whatever becomes of setup. The gate brings it up to date once more, just before
 //! nodeadm reads it: only then is known what else the node is to be tainted with, and only then does the environment
-//! file of this boot exist.
+//! file of this boot exist. A failed node that cannot be tainted although it ought to be (`on_failure = "taint"`) must not
+//! join: the gate keeps it away, as the shell's form of the policy does.
 //!
 //! kubelet does not read any of it for a Node that exists: after a reboot `report` brings the labels up to date.
 
@@ -159,7 +160,12 @@ pub fn update_with(root: &Root, config: &Config, state: &State, checker: &dyn Ch
         now.problem = Some(error.to_string());
     }
     // That nodeadm has yet to make the file is so at every boot of an older image.
-    let expected = way == Way::None || (now.path.is_none() && !failed);
+    let awaited = way == Way::Environment && now.path.is_none() && !failed;
+    if work.tainting && !now.tainted && !awaited {
+        let why = now.problem.take().unwrap_or_default();
+        now.problem = Some(format!("it cannot be tainted, so a node that failed must not join: {why}"));
+    }
+    let expected = awaited || (way == Way::None && !work.tainting);
     if let (Some(problem), false) = (&now.problem, expected) {
         tracing::warn!(way = way.as_str(), "the Node's label at registration: {problem}");
     }
@@ -260,7 +266,7 @@ impl Work<'_> {
         match taints::for_nodeadm(&cached.unwrap_or_default(), &self.keys) {
             Ok(taints) => Some(taints),
             Err(problem) => {
-                now.problem = Some(format!("the node is not tainted, only labelled: {problem}"));
+                now.problem = Some(problem);
                 None
             }
         }
@@ -286,9 +292,7 @@ impl Work<'_> {
                     arguments.push(argument);
                     now.tainted = true;
                 }
-                Err(problem) => {
-                    now.problem = Some(format!("the node is not tainted, only labelled: {problem}"));
-                }
+                Err(problem) => now.problem = Some(problem),
             }
         }
         let edited = environment::edit(&text, &arguments, &self.keys).map_err(wrong)?;

@@ -35,11 +35,19 @@ pub fn ours_in_flag(keys: &Keys) -> String {
 /// # Errors
 /// The flag has a value that cannot be extended safely, in words.
 pub fn for_nodeadm(cached: &Cached, keys: &Keys) -> Result<Taints, String> {
-    let arguments = args::split(&cached.flags).map_err(|e| format!("spec.kubelet.flags has {e}"))?;
-    match args::last_value(&arguments, FLAG) {
+    match flag_of(&cached.flags).map_err(|e| format!("spec.kubelet.flags: {e}"))? {
         Some(value) => extended(&value, keys).map(Taints::Flag),
         None => Ok(Taints::Config(with_ours(&cached.taints, keys))),
     }
+}
+
+/// The value of kubelet's flag on a line of its arguments. What is odd about the others is nobody's business.
+fn flag_of(line: &str) -> Result<Option<String>, String> {
+    if !args::may_have(line, FLAG) {
+        return Ok(None);
+    }
+    let arguments = args::split(line).map_err(|e| format!("beside {FLAG} there is {e}"))?;
+    Ok(args::last_value(&arguments, FLAG))
 }
 
 /// kubelet's argument: the flag's value where there is one, else the list that the kubelet configuration has, plus ours.
@@ -119,7 +127,16 @@ mod tests {
         assert_eq!(flag(&format!("--register-with-taints={OURS},a=b:NoSchedule")).unwrap(), both);
         assert_eq!(flag("--register-with-taints=").unwrap(), Taints::Flag(format!("{FLAG}={OURS}")));
         assert!(flag("--register-with-taints='a b'").unwrap_err().contains("characters"));
-        assert!(flag("--x='").unwrap_err().contains("not closed"));
+        assert!(flag("--x=' --register-with-taints=a=b:NoSchedule").unwrap_err().contains("not closed"));
+    }
+
+    #[test]
+    fn what_is_odd_about_other_flags_does_not_keep_the_taint_away() {
+        for odd in ["--x='", "--node-labels=\"a=b", "--y=a\\ b"] {
+            let there = cached(&[unregistered()], odd);
+            let both = Taints::Config(vec![unregistered(), ours(&Keys::default())]);
+            assert_eq!(for_nodeadm(&there, &Keys::default()).unwrap(), both, "{odd}");
+        }
     }
 
     #[test]

@@ -144,8 +144,14 @@ fn a_flag_of_the_node_config_is_extended_and_what_cannot_be_is_said() {
     assert!(text.ends_with(flag), "{text}");
     image.write(CACHED, r#"{"spec":{"kubelet":{"flags":["--register-with-taints='$X'"]}}}"#);
     let now = image.update(&with(OnFailure::Taint), Health::Failed);
-    assert!(!now.tainted && now.problem.unwrap().contains("not tainted, only labelled"));
+    assert!(
+        !now.tainted
+            && now.problem.unwrap().contains("cannot be tainted, so a node that failed must not join")
+    );
     assert_eq!(image.read(DROP_IN_PATH), drop_in::FAILED);
+    image.write(CACHED, r#"{"spec":{"kubelet":{"flags":["--node-labels=\"a=b","--x=\\d"]}}}"#);
+    let now = image.update(&with(OnFailure::Taint), Health::Failed);
+    assert!(now.tainted && now.problem.is_none(), "what is odd about other flags: {now:?}");
     image.write(CACHED, "{");
     let now = image.update(&with(OnFailure::Taint), Health::Failed);
     assert!(now.tainted && now.problem.unwrap().contains("not valid JSON"));
@@ -270,8 +276,11 @@ fn al2_and_a_machine_without_eks_are_left_alone_and_the_record_says_why() {
         let before = image.files();
         let now = image.update(&with(OnFailure::Taint), Health::Failed);
         assert_eq!((now.way, image.files()), (Way::None, before));
-        let record = Registration::load(&image.root).unwrap();
-        assert!(record.problem.unwrap().contains("`report` alone can label the Node"));
+        let problem = Registration::load(&image.root).unwrap().problem.unwrap();
+        assert!(
+            problem.contains("`report` alone can label the Node") && problem.contains("must not join"),
+            "{problem}"
+        );
     }
 }
 
