@@ -55,9 +55,10 @@ pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
 }
 
 /// A boot whose configuration is wrong: nothing is set up, and nothing of ours may keep the boot waiting. `config` is
-/// what it says about the Node all the same ([`crate::config::salvage`]).
+/// what it says about the Node all the same ([`crate::node::policy`]).
 pub fn give_up_boot(root: &Root, config: &Config, error: &Error) {
     let mut session = Session { trigger: Trigger::Boot, started: Some(Instant::now()), ..Session::default() };
+    session.before(root, config);
     session.step_back(root, config, error);
     session.report_failure(root, config, error);
 }
@@ -356,10 +357,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         std::fs::create_dir_all(root.join(registration::DROP_IN_DIR)).unwrap();
+        std::fs::create_dir_all(root.join("/etc/systemd/system")).unwrap();
+        std::fs::write(root.join("/etc/systemd/system/nodeadm-run.service"), "").unwrap();
         let tainting = Config { on_failure: crate::config::OnFailure::Taint, ..Config::default() };
         give_up_boot(&root, &tainting, &Error::Config("key `x` is unknown".into()));
         let said = std::fs::read_to_string(root.join(registration::DROP_IN_PATH)).unwrap();
         assert!(said.contains("/state=failed,") && said.contains("registerWithTaints"), "{said}");
+        assert_eq!(hook::shown(&root), tainting.on_failure, "the gate is in place");
         let state = State::load(&root).unwrap().unwrap();
         assert_eq!((state.state, state.trigger), (Health::Failed, Trigger::Boot));
         assert_eq!((state.reason.as_str(), state.target.as_str()), ("BadConfiguration", "/tmp"));

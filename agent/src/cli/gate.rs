@@ -17,23 +17,20 @@ pub struct Args {}
 pub fn run(context: &Context, _: &Args) -> Result<u8> {
     context.require_host("gate");
     context.require_root("gate")?;
-    let (config, undecided) = match context.load(&Overrides::default()) {
+    // Where it is wrong, the setup of this boot has failed by it: what it says of the policy all the same is followed.
+    let (config, wrong) = match context.load(&Overrides::default()) {
         Ok(config) => (config, None),
-        // The setup of this boot has failed by it. A policy that is written there all the same is followed; what cannot be
-        // read may have been `no-join`.
         Err(error) => {
             let salvaged = context.salvage(&Overrides::default());
-            let policy = |key: &String| key == "on_failure" || key == "on_boot_failure";
-            let undecided = salvaged.unread || salvaged.wrong.iter().any(policy);
-            (salvaged.config, undecided.then_some(error))
+            (node::policy::in_doubt_as_shown(&context.root, salvaged), Some(error))
         }
     };
     let verdict = node::gate::gate(&context.root, &config);
-    if let Some(error) = undecided {
-        return Err(error.into());
-    }
-    if !verdict.join {
-        return Err(Error::Other(verdict.line).into());
+    match (verdict.join, wrong) {
+        (true, None) => {}
+        (true, Some(error)) => tracing::warn!("{error}"),
+        (false, None) => return Err(Error::Other(verdict.line).into()),
+        (false, Some(error)) => return Err(Error::Config(format!("{}; {error}", verdict.line)).into()),
     }
     context.tell(std::slice::from_ref(&verdict.line), &format!("{}\n", verdict.line))?;
     Ok(0)

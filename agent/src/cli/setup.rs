@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::Context;
 use super::args::ConfigArgs;
+use crate::node::policy;
 use crate::state::{State, Trigger};
 
 /// Make the drives one filesystem, mount it, keep it over reboots, verify
@@ -25,7 +26,8 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
     let config = context.load(&args.config.overrides()).inspect_err(|error| {
         if args.trigger == Trigger::Boot {
             let salvaged = context.salvage(&args.config.overrides());
-            crate::setup::give_up_boot(&context.root, &salvaged.config, error);
+            let config = policy::in_doubt_as_shown(&context.root, salvaged);
+            crate::setup::give_up_boot(&context.root, &config, error);
         }
     })?;
     // Nothing in the configuration is a secret.

@@ -50,8 +50,8 @@ impl FeatureFile {
     }
 }
 
-/// What a failed setup does to a node that is about to join.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a failed setup does to a node that is about to join; the stricter, the greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
     /// It joins, and its label says so. Gates nothing by itself.

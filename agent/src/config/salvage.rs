@@ -33,6 +33,35 @@ pub struct Salvaged {
     pub wrong: Vec<String>,
     /// Nothing of the file could be read: what it says is not known.
     pub unread: bool,
+    /// Keys about the Node that stronger sources than the file say rightly.
+    given: Vec<String>,
+}
+
+impl Salvaged {
+    /// Something was said of `key`, or may have been, that is not known.
+    pub fn in_doubt(&self, key: &str) -> bool {
+        let is = |name: &String| name == key;
+        self.wrong.iter().any(is) || (self.unread && !self.given.iter().any(is))
+    }
+
+    /// What is wrong was told by `load`; a wrong value leaves what was there. Says whether it was right.
+    fn set(&mut self, key: &str, raw: Raw) -> bool {
+        if !ABOUT_THE_NODE.contains(&key) {
+            return false;
+        }
+        self.wrong.retain(|wrong| wrong != key);
+        let right = check::set(&mut self.config, key, raw).is_ok();
+        if !right {
+            self.wrong.push(key.to_owned());
+        }
+        right
+    }
+
+    fn give(&mut self, key: &str, raw: Raw) {
+        if self.set(key, raw) {
+            self.given.push(key.to_owned());
+        }
+    }
 }
 
 /// What `file`, `env` and `overrides` say about the Node; by the same order as [`super::load()`].
@@ -43,32 +72,25 @@ pub fn salvage(
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Salvaged {
     let mut salvaged = Salvaged::default();
-    // What is wrong was told by `load`; a wrong value leaves what was there.
-    let mut set = |key: &str, raw: Raw| {
-        if ABOUT_THE_NODE.contains(&key) && check::set(&mut salvaged.config, key, raw).is_err() {
-            salvaged.wrong.push(key.to_owned());
-        }
-    };
     let text = read(root, file).map(|found| found.map(|(_, text)| text).unwrap_or_default());
-    let unread = match text.as_deref().map(DeTable::parse) {
+    match text.as_deref().map(DeTable::parse) {
         Ok(Ok(table)) => {
             for (key, value) in table.get_ref() {
-                set(key.get_ref(), Raw::from(value.get_ref()));
+                salvaged.set(key.get_ref(), Raw::from(value.get_ref()));
             }
-            false
         }
-        _ => true,
-    };
+        _ => salvaged.unread = true,
+    }
     for (name, value) in env {
         let key = ABOUT_THE_NODE.into_iter().find(|key| name.to_str() == Some(&variable(key)));
-        if let (Some(key), Ok(value)) = (key, value.into_string()) {
-            set(key, Raw::Word(value));
+        if let Some(key) = key {
+            let raw = value.into_string().map_or(Raw::Other("bytes that are not UTF-8"), Raw::Word);
+            salvaged.give(key, raw);
         }
     }
     for (key, value) in &overrides.values {
-        set(key, Raw::Word(value.clone()));
+        salvaged.give(key, Raw::Word(value.clone()));
     }
-    salvaged.unread = unread;
     salvaged
 }
 
@@ -89,11 +111,23 @@ mod tests {
     fn the_policy_outlives_a_mistake_elsewhere() {
         let text =
             "on_failure = \"taint\"\nlabel_domain = \"x.example.com\"\ntargett = \"/data\"\nchunk = 7\n";
-        let Salvaged { config, wrong, unread } =
+        let Salvaged { config, wrong, unread, .. } =
             of(text, &[("NVME_AGENT_LABEL_METHOD", "api"), ("NVME_AGENT_NONSENSE", "1")]);
         assert!(wrong.is_empty() && !unread, "{wrong:?}");
         assert_eq!((config.on_failure, config.label_method), (OnFailure::Taint, LabelMethod::Api));
         assert_eq!((config.label_domain.as_str(), config.target.as_str()), ("x.example.com", "/tmp"));
+    }
+
+    #[test]
+    fn what_a_stronger_source_says_is_in_no_doubt() {
+        let environment = [("NVME_AGENT_ON_FAILURE", "taint")];
+        for (text, boot) in [("on_failure = \"tain\"", false), ("on_failure = ", true)] {
+            assert!(of(text, &[]).in_doubt("on_failure"), "{text}");
+            let salvaged = of(text, &environment);
+            assert!(!salvaged.in_doubt("on_failure") && salvaged.config.on_failure == OnFailure::Taint);
+            assert_eq!(salvaged.in_doubt("on_boot_failure"), boot, "{text}");
+        }
+        assert!(of("", &[("NVME_AGENT_ON_FAILURE", "x")]).in_doubt("on_failure"));
     }
 
     #[test]

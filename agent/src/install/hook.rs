@@ -6,6 +6,7 @@
 //! join untainted. Elsewhere with one: it only brings up to date what nodeadm is about to read, and nothing that becomes of
 //! it keeps the node away.
 
+use std::fs;
 use std::path::Path;
 
 use super::{Files, OWN_BINARY, PACKAGED_BINARY};
@@ -74,6 +75,22 @@ pub fn ensure(root: &Root, config: &Config) -> Result<Vec<String>> {
     let mut files = Files { root, done: Vec::new() };
     apply(&mut files, config)?;
     Ok(files.done)
+}
+
+/// The policy that the gate in place stands for, whatever is configured by now.
+pub fn shown(root: &Root) -> OnFailure {
+    let policy = |path| match fs::read_to_string(root.join(path)) {
+        Ok(text) if !text.lines().any(is_strict) => OnFailure::Label,
+        Ok(text) if text.contains(TAINTING) => OnFailure::Taint,
+        Ok(_) => OnFailure::NoJoin,
+        Err(_) => OnFailure::Label,
+    };
+    policy(NODEADM_HOOK).max(policy(KUBELET_HOOK))
+}
+
+/// A line without a dash, with any path of the binary.
+fn is_strict(line: &str) -> bool {
+    line.strip_prefix("ExecStartPre=/").is_some_and(|command| command.ends_with("/nvme-agent gate"))
 }
 
 pub(super) fn apply(files: &mut Files<'_>, config: &Config) -> Result<()> {

@@ -120,6 +120,15 @@ impl Registration {
     }
 }
 
+/// What an earlier boot, userData or this boot has left has a failed node register with a taint of ours.
+pub fn shows_taint(root: &Root) -> bool {
+    // Nobody else's are in it but as a copy beside ours.
+    let in_file =
+        |text: String| text.contains("registerWithTaints") || text.contains("--register-with-taints");
+    fs::read_to_string(root.join(DROP_IN_PATH)).is_ok_and(in_file)
+        || Registration::load(root).is_some_and(|record| record.tainted)
+}
+
 /// First thing at a boot, before anything can go wrong: what an earlier boot left is rewritten to failed.
 pub fn expect_failure(root: &Root, config: &Config) -> Registration {
     let state = State::new(root, Health::Failed, "SettingUp", "setup has not ended yet");
