@@ -3,12 +3,14 @@
 //! This file has the types and defaults; reading and merging is in [`load()`].
 
 mod check;
+pub mod given;
 mod load;
 mod node;
 mod raw;
 mod salvage;
 mod values;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -73,6 +75,9 @@ pub struct Config {
     /// `--adopt`; on the command line only.
     #[serde(skip)]
     pub adopt: bool,
+    /// What of the above flags, environment and a file that was named gave, as typed, where other processes need it; see [`given`].
+    #[serde(skip)]
+    pub given: BTreeMap<String, String>,
 }
 
 impl Default for Config {
@@ -101,6 +106,7 @@ impl Default for Config {
             directories: Vec::new(),
             wipe_foreign: false,
             adopt: false,
+            given: BTreeMap::new(),
         }
     }
 }

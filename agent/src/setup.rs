@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::apply::{self, Context, systemd};
-use crate::config::Config;
+use crate::config::{Config, given};
 use crate::error::{Error, Result};
 use crate::install::hook;
 use crate::node::{registration, report};
@@ -116,6 +116,7 @@ impl Session {
     /// Before anything can go wrong or take time: nothing of an earlier boot is left for the Node to say, and the gate is
     /// where the configuration wants it.
     fn before(&self, root: &Root, config: &Config) {
+        remember_given(root, config);
         // Whoever started it: where nothing has run in this boot, what is there was left by another one, or by the machine
         // that the image was made of.
         if self.trigger == Trigger::Boot || !matches!(State::load(root), Ok(Some(_))) {
@@ -299,8 +300,16 @@ impl Session {
 
 /// What the Node is to say of it. The API server is not asked here: kubelet's start and a timer do that.
 fn tell_node(root: &Root, config: &Config, state: &State) {
+    remember_given(root, config);
     registration::update(root, config, state);
     report::mark_idle(root, state);
+}
+
+/// The gate, `report` and `status` go by what this run was given.
+fn remember_given(root: &Root, config: &Config) {
+    if let Err(error) = given::remember(root, &config.given) {
+        tracing::warn!("{error}");
+    }
 }
 
 /// Observes and plans; waits for drives that ought to be there, until the deadline.
@@ -359,11 +368,17 @@ mod tests {
         std::fs::create_dir_all(root.join(registration::DROP_IN_DIR)).unwrap();
         std::fs::create_dir_all(root.join("/etc/systemd/system")).unwrap();
         std::fs::write(root.join("/etc/systemd/system/nodeadm-run.service"), "").unwrap();
-        let tainting = Config { on_failure: crate::config::OnFailure::Taint, ..Config::default() };
+        let tainting = Config {
+            on_failure: crate::config::OnFailure::Taint,
+            given: [("on_failure".to_owned(), "taint".to_owned())].into(),
+            ..Config::default()
+        };
         give_up_boot(&root, &tainting, &Error::Config("key `x` is unknown".into()));
         let said = std::fs::read_to_string(root.join(registration::DROP_IN_PATH)).unwrap();
         assert!(said.contains("/state=failed,") && said.contains("registerWithTaints"), "{said}");
         assert_eq!(hook::shown(&root), tainting.on_failure, "the gate is in place");
+        let later = crate::config::load(&root, None, &crate::config::Overrides::as_set_up(), []).unwrap();
+        assert_eq!(later.on_failure, tainting.on_failure, "and goes by what setup was given");
         let state = State::load(&root).unwrap().unwrap();
         assert_eq!((state.state, state.trigger), (Health::Failed, Trigger::Boot));
         assert_eq!((state.reason.as_str(), state.target.as_str()), ("BadConfiguration", "/tmp"));

@@ -111,6 +111,7 @@ impl ConfigArgs {
             values: values.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect(),
             wipe_foreign: self.wipe_foreign,
             adopt: self.adopt,
+            as_set_up: false,
         }
     }
 }

@@ -18,10 +18,10 @@ pub fn run(context: &Context, _: &Args) -> Result<u8> {
     context.require_host("gate");
     context.require_root("gate")?;
     // Where it is wrong, the setup of this boot has failed by it: what it says of the policy all the same is followed.
-    let (config, wrong) = match context.load(&Overrides::default()) {
+    let (config, wrong) = match context.load(&Overrides::as_set_up()) {
         Ok(config) => (config, None),
         Err(error) => {
-            let salvaged = context.salvage(&Overrides::default());
+            let salvaged = context.salvage(&Overrides::as_set_up());
             (node::policy::in_doubt_as_shown(&context.root, salvaged), Some(error))
         }
     };

@@ -39,7 +39,7 @@ Exit codes of gate:
   0  the node may join
   1  it must not
   2  wrong usage of the command line
-  4  the configuration is wrong
+  4  it must not, and the configuration is wrong
 
 Exit codes of status:
   0  ready, or absent (no drives, none expected)
@@ -59,12 +59,14 @@ Exit codes of report:
 Files:
   /etc/nvme-agent/config.toml    configuration; keys are spelled like the flags, with underscores
   /run/nvme-agent/state.json     what the last setup of this boot came to
+  /run/nvme-agent/given.json     what flags and environment gave it, by which gate, report and status go
   /run/nvme-agent/reported.json  what the Node was last told
   /var/lib/nvme-agent/           records of what was made
 
 Environment:
   NVME_AGENT_TARGET and so on for every key of the configuration, NVME_AGENT_CONFIG, NVME_AGENT_LOG_LEVEL.
-  Flags override the environment, which overrides the file.";
+  Flags override the environment, which overrides the file. What concerns the Node or the drives' models holds for gate,
+  report and status as the last setup of this boot was given it.";
 
 /// Makes the local NVMe drives of an EC2 node one fast filesystem, safely, at every boot
 #[derive(Debug, Parser)]

@@ -44,12 +44,12 @@ fn wait(text: &str) -> Result<Duration, String> {
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
-    let (config, wrong) = match context.load(&Overrides::default()) {
+    let (config, wrong) = match context.load(&Overrides::as_set_up()) {
         Ok(config) => (config, None),
         // The setup of this boot has failed by it: the Node must not go on to say what it said before. Where what is
         // wrong is what it would say, or under which keys, nothing is written.
         Err(error) if args.if_changed => {
-            let salvaged = context.salvage(&Overrides::default());
+            let salvaged = context.salvage(&Overrides::as_set_up());
             if salvaged.wrong.iter().any(|key| NEEDED.contains(&key.as_str())) {
                 return Err(error.into());
             }

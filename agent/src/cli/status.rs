@@ -18,7 +18,7 @@ pub struct Args {
 
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     // A wrong configuration is one of the things that status is asked about: it must not keep it from answering.
-    let (config, problems) = match context.load(&Overrides::default()) {
+    let (config, problems) = match context.load(&Overrides::as_set_up()) {
         Ok(config) => (config, Vec::new()),
         Err(error) => (Config::default(), vec![format!("configuration: {error}")]),
     };

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::check;
+use super::given::{self, GIVEN_PATH};
 use super::raw::Raw;
 use super::{CONFIG_PATH, Config, Directory};
 use crate::error::{Error, Result};
@@ -58,6 +59,15 @@ pub struct Overrides {
     pub values: Vec<(&'static str, String)>,
     pub wipe_foreign: bool,
     pub adopt: bool,
+    /// What this boot's setup was given goes over the file; see [`given`].
+    pub as_set_up: bool,
+}
+
+impl Overrides {
+    /// For what judges or tells what came of this boot's setup.
+    pub fn as_set_up() -> Overrides {
+        Overrides { as_set_up: true, ..Overrides::default() }
+    }
 }
 
 /// The environment variable for a key: `NVME_AGENT_MATCH_MODELS` for `match.models`.
@@ -73,7 +83,7 @@ pub fn flag(key: &str) -> String {
 /// The configuration: flags over `NVME_AGENT_*` of `env` over `file` over defaults.
 ///
 /// `file` is what `--config` named and must exist; without it `/etc/nvme-agent/config.toml` under `root` is
-/// read where it exists.
+/// read where it exists. Between file and environment comes what this boot's setup was given, where `overrides` say so.
 ///
 /// # Errors
 /// [`Error::Config`]: one line that names the file and line, variable or flag, the key, and what is expected.
@@ -83,13 +93,18 @@ pub fn load(
     overrides: &Overrides,
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Config> {
-    let mut layers = Layers::default();
+    let mut layers = Layers { named: file.is_some(), ..Layers::default() };
     if let Some((path, text)) = read(root, file)? {
         layers.file(&path, &text)?;
     }
+    if overrides.as_set_up {
+        for (key, value) in given::read(root)? {
+            layers.set(&key, Raw::Word(value), GIVEN_PATH.into())?;
+        }
+    }
     layers.environment(env)?;
     for (key, value) in &overrides.values {
-        layers.set(key, Raw::Word(value.clone()), flag(key))?;
+        layers.give(key, Raw::Word(value.clone()), flag(key))?;
     }
     let mut config = layers.finish()?;
     config.wipe_foreign = overrides.wipe_foreign;
@@ -147,6 +162,8 @@ pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Option<(PathBuf, 
 struct Layers {
     config: Config,
     origin: BTreeMap<String, String>,
+    /// The file is one that others do not read by themselves.
+    named: bool,
 }
 
 impl Layers {
@@ -155,6 +172,20 @@ impl Layers {
         check::set(&mut self.config, key, raw).map_err(|e| Error::Config(format!("{named}: {e}")))?;
         self.origin.insert(key.to_owned(), origin);
         Ok(())
+    }
+
+    /// From where others do not look: a flag, the environment, a file that was named.
+    fn give(&mut self, key: &str, raw: Raw, origin: String) -> Result<()> {
+        let word = raw.word();
+        self.set(key, raw, origin)?;
+        if let (Some(word), true) = (word, given::is_shared(key)) {
+            self.config.given.insert(key.to_owned(), word);
+        }
+        Ok(())
+    }
+
+    fn set_from_file(&mut self, key: &str, raw: Raw, origin: String) -> Result<()> {
+        if self.named { self.give(key, raw, origin) } else { self.set(key, raw, origin) }
     }
 
     fn finish(self) -> Result<Config> {
@@ -192,7 +223,7 @@ impl Layers {
             let value = value
                 .into_string()
                 .map_err(|_| Error::Config(format!("environment variable {name}: is not UTF-8 text")))?;
-            self.set(key, Raw::Word(value), format!("environment variable {name}"))?;
+            self.give(key, Raw::Word(value), format!("environment variable {name}"))?;
         }
         Ok(())
     }
@@ -215,7 +246,7 @@ impl Layers {
                         if !KEYS.contains(&dotted.as_str()) {
                             return Err(unknown(&at, &dotted));
                         }
-                        self.set(&dotted, Raw::from(value.get_ref()), at)?;
+                        self.set_from_file(&dotted, Raw::from(value.get_ref()), at)?;
                     }
                 }
                 ("match", other) => {
@@ -235,7 +266,7 @@ impl Layers {
                         other.type_str()
                     )));
                 }
-                _ if KEYS.contains(&name) => self.set(name, Raw::from(value.get_ref()), at)?,
+                _ if KEYS.contains(&name) => self.set_from_file(name, Raw::from(value.get_ref()), at)?,
                 _ => return Err(unknown(&at, name)),
             }
         }

@@ -117,6 +117,7 @@ fn every_key_of_the_file_arrives() {
         ],
         wipe_foreign: false,
         adopt: false,
+        given: BTreeMap::new(),
     };
     assert_eq!(with(text, &[], &[]).unwrap(), expected);
     // What is logged as JSON reads back as the same configuration.

@@ -46,6 +46,17 @@ impl Raw {
         }
     }
 
+    /// As a flag would say it; none where no flag could.
+    pub fn word(&self) -> Option<String> {
+        match self {
+            Raw::Word(text) | Raw::Text(text) => Some(text.clone()),
+            // Where a flag takes one beside text it is a vendor id, and hexadecimal.
+            Raw::Integer(n) => Some(format!("{n:#x}")),
+            Raw::List(list) => Some(list.iter().map(Raw::word).collect::<Option<Vec<_>>>()?.join(",")),
+            Raw::Other(_) => None,
+        }
+    }
+
     pub fn text(self, expected: &str) -> Checked<String> {
         match self {
             Raw::Word(text) | Raw::Text(text) => Ok(text),

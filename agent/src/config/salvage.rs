@@ -10,11 +10,11 @@ use toml::de::DeTable;
 
 use super::load::{Overrides, read, variable};
 use super::raw::Raw;
-use super::{Config, check};
+use super::{Config, check, given};
 use crate::root::Root;
 
 /// The keys that decide what a node says that was not set up.
-const ABOUT_THE_NODE: [&str; 7] = [
+pub(super) const ABOUT_THE_NODE: [&str; 7] = [
     "label_domain",
     "label_keys",
     "label_method",
@@ -31,17 +31,14 @@ pub struct Salvaged {
     pub config: Config,
     /// Keys about the Node that have a wrong one.
     pub wrong: Vec<String>,
-    /// Nothing of the file could be read: what it says is not known.
+    /// Nothing of a file could be read: what it says is not known.
     pub unread: bool,
-    /// Keys about the Node that stronger sources than the file say rightly.
-    given: Vec<String>,
 }
 
 impl Salvaged {
     /// Something was said of `key`, or may have been, that is not known.
     pub fn in_doubt(&self, key: &str) -> bool {
-        let is = |name: &String| name == key;
-        self.wrong.iter().any(is) || (self.unread && !self.given.iter().any(is))
+        self.wrong.iter().any(|wrong| wrong == key) || (self.unread && !self.config.given.contains_key(key))
     }
 
     /// What is wrong was told by `load`; a wrong value leaves what was there. Says whether it was right.
@@ -57,9 +54,10 @@ impl Salvaged {
         right
     }
 
-    fn give(&mut self, key: &str, raw: Raw) {
-        if self.set(key, raw) {
-            self.given.push(key.to_owned());
+    /// From where others do not look.
+    fn give(&mut self, key: &str, value: String) {
+        if self.set(key, Raw::Word(value.clone())) {
+            self.config.given.insert(key.to_owned(), value);
         }
     }
 }
@@ -76,20 +74,31 @@ pub fn salvage(
     match text.as_deref().map(DeTable::parse) {
         Ok(Ok(table)) => {
             for (key, value) in table.get_ref() {
-                salvaged.set(key.get_ref(), Raw::from(value.get_ref()));
+                let raw = Raw::from(value.get_ref());
+                match raw.word().filter(|_| file.is_some()) {
+                    Some(word) => salvaged.give(key.get_ref(), word),
+                    None => drop(salvaged.set(key.get_ref(), raw)),
+                }
             }
         }
         _ => salvaged.unread = true,
     }
+    if overrides.as_set_up {
+        match given::read(root) {
+            Ok(values) => values.into_iter().for_each(|(key, value)| salvaged.give(&key, value)),
+            Err(_) => salvaged.unread = true,
+        }
+    }
     for (name, value) in env {
         let key = ABOUT_THE_NODE.into_iter().find(|key| name.to_str() == Some(&variable(key)));
-        if let Some(key) = key {
-            let raw = value.into_string().map_or(Raw::Other("bytes that are not UTF-8"), Raw::Word);
-            salvaged.give(key, raw);
+        match (key, value.into_string()) {
+            (Some(key), Ok(value)) => salvaged.give(key, value),
+            (Some(key), Err(_)) => salvaged.wrong.push(key.to_owned()),
+            _ => {}
         }
     }
     for (key, value) in &overrides.values {
-        salvaged.give(key, Raw::Word(value.clone()));
+        salvaged.give(key, value.clone());
     }
     salvaged
 }
