@@ -32,7 +32,8 @@ pub fn main() -> Result<bool> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["config-phase"] => config_phase()?,
-        ["run"] => run()?,
+        // The directory is where it is; an older image's unit does not name it.
+        ["run"] | ["run", "--config-source", _] => run()?,
         ["config", "check", sources @ ..] => check(sources)?,
         _ => bail!("usage: nodeadm config-phase | run | config check --config-source file://PATH ..."),
     }

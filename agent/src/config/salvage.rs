@@ -77,7 +77,9 @@ pub fn salvage(
                 let raw = Raw::from(value.get_ref());
                 match raw.word().filter(|_| file.is_some()) {
                     Some(word) => salvaged.give(key.get_ref(), word),
-                    None => drop(salvaged.set(key.get_ref(), raw)),
+                    None => {
+                        salvaged.set(key.get_ref(), raw);
+                    }
                 }
             }
         }

@@ -5,9 +5,10 @@
 //! `on_boot_failure` where it has joined before, so that its Node exists and its pods come back. A failed node that is to be
 //! tainted joins only where it will be.
 //!
-//! "Has joined before" is told by what an earlier boot of *this instance* left: our own record of having let it join,
-//! or kubelet's files, newer than the instance's first boot (an AMI baked from a live node brings older ones) and older
-//! than this boot. In doubt it has not, so that `no-join` holds.
+//! "Has joined before" is told by what kubelet left in an earlier boot of *this instance*: files older than this boot, and
+//! newer than our own record of having let it join, or than the instance's first boot (an AMI baked from a live node brings
+//! older ones). The record alone says nothing: what was let join may have failed before kubelet. In doubt it has not, so
+//! that `no-join` holds.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -158,30 +159,30 @@ fn storage_is_nodeadms(root: &Root, state: &State) -> Option<String> {
     })
 }
 
-/// This instance has been let join in an earlier boot, or has run kubelet in one.
+/// This instance has run kubelet in an earlier boot.
 fn joined_before(root: &Root) -> bool {
     let facts = host::read(root);
-    if facts.instance_id.is_empty() {
-        return false;
-    }
-    let recorded = load(root)
-        .is_some_and(|joined| joined.instance_id == facts.instance_id && joined.boot_id != facts.boot_id);
-    recorded || kubelet_ran_before(root, &facts.instance_id)
+    let Some(boot) = host::boot_time(root).filter(|_| !facts.instance_id.is_empty()) else { return false };
+    let let_join = load(root)
+        .filter(|joined| joined.instance_id == facts.instance_id && joined.boot_id != facts.boot_id)
+        .and_then(|_| modified(root, JOINED_PATH));
+    // Known to the second: what is of the same one is in doubt.
+    let first_boot = host::first_boot_time(root, &facts.instance_id).map(|second| (second, i64::MAX));
+    let Some(since) = let_join.into_iter().chain(first_boot).min() else { return false };
+    KUBELET_TRACES
+        .iter()
+        .filter_map(|path| modified(root, path))
+        .any(|time| time > since && time.0 + host::SLACK < boot)
+}
+
+/// When a file was last changed, in seconds and nanoseconds since 1970.
+fn modified(root: &Root, path: &str) -> Option<(i64, i64)> {
+    fs::symlink_metadata(root.join(path)).ok().map(|meta| (meta.mtime(), meta.mtime_nsec()))
 }
 
 fn load(root: &Root) -> Option<Joined> {
     let joined: Joined = serde_json::from_slice(&fs::read(root.join(JOINED_PATH)).ok()?).ok()?;
     (joined.version == 1).then_some(joined)
-}
-
-fn kubelet_ran_before(root: &Root, instance: &str) -> bool {
-    let (Some(first), Some(boot)) = (host::first_boot_time(root, instance), host::boot_time(root)) else {
-        return false;
-    };
-    KUBELET_TRACES
-        .iter()
-        .filter_map(|path| fs::symlink_metadata(root.join(path)).ok())
-        .any(|meta| meta.mtime() > first && meta.mtime() + host::SLACK < boot)
 }
 
 /// Notes the first boot in which this instance was let join.

@@ -42,6 +42,10 @@ impl Machine {
     /// A file of so many seconds ago.
     fn old(&self, path: &str, age: u64) {
         self.write(path, "");
+        self.age(path, age);
+    }
+
+    fn age(&self, path: &str, age: u64) {
         let when = SystemTime::now() - Duration::from_secs(age);
         fs::File::options().write(true).open(self.root.join(path)).unwrap().set_modified(when).unwrap();
     }
@@ -138,11 +142,31 @@ fn a_reboot_of_a_node_that_was_let_join_goes_by_on_boot_failure() {
     assert!(machine.gate(NoJoin, Report).join);
     machine.state(Health::Failed);
     assert!(!machine.gate(NoJoin, Report).join, "still its first boot");
+    // kubelet ran when it had been let join, and then this boot began.
+    machine.age(JOINED_PATH, 100);
+    machine.old("/var/lib/kubelet/cpu_manager_state", 90);
     machine.boot("two");
     machine.state(Health::Failed);
     let verdict = machine.gate(NoJoin, Report);
     assert!(verdict.join && verdict.line.contains("on_boot_failure = \"report\""), "{verdict:?}");
     assert!(!machine.gate(Label, StayAway).join);
+}
+
+#[test]
+fn a_node_that_was_let_join_and_never_ran_kubelet_has_not_joined() {
+    let machine = Machine::new();
+    // Of the image that this instance was made of.
+    machine.old("/var/lib/kubelet/cpu_manager_state", 9000);
+    machine.state(Health::Ready);
+    assert!(machine.gate(NoJoin, Report).join);
+    machine.age(JOINED_PATH, 100);
+    machine.boot("two");
+    machine.state(Health::Failed);
+    let verdict = machine.gate(NoJoin, Report);
+    assert!(!verdict.join && verdict.line.contains("has not joined before"), "{verdict:?}");
+    // It runs in this boot only.
+    machine.write("/var/lib/kubelet/pods/x", "");
+    assert!(!machine.gate(NoJoin, Report).join);
 }
 
 #[test]

@@ -56,9 +56,13 @@ const UNITS: [(&str, &str); 4] = [
     (
         "nodeadm-run.service",
         "[Unit]\nRequires=nodeadm-config.service\nAfter=nodeadm-config.service cloud-final.service\n[Service]\nType=oneshot\n\
-         ExecStart=/usr/bin/nodeadm run\n[Install]\nWantedBy=multi-user.target\n",
+         ExecStart=/usr/bin/nodeadm run --config-source file:///etc/eks/nodeadm.d/\n[Install]\nWantedBy=multi-user.target\n",
     ),
-    ("kubelet.service", "[Service]\nExecStart=/bin/sleep infinity\nRestart=always\n"),
+    (
+        // It leaves what kubelet leaves when it runs first.
+        "kubelet.service",
+        "[Service]\nExecStart=/bin/sh -c 'mkdir -p /var/lib/kubelet/pods; exec sleep infinity'\nRestart=always\n",
+    ),
 ];
 
 /// The node, and the cluster that it joins.
@@ -125,9 +129,15 @@ impl<'v, 'lab> Eks<'v, 'lab> {
         self.vm.write(KUBECONFIG, 0o600, text.as_bytes())
     }
 
-    /// The same as an image from before `/etc/eks/nodeadm.d`.
+    /// The same as an image from before `/etc/eks/nodeadm.d`: its nodeadm-run does not name the directory, which somebody has
+    /// made there all the same.
     pub fn older(&mut self) -> Result<()> {
-        self.vm.ok(&format!("rmdir /etc/eks/nodeadm.d; touch {OLDER}")).map(drop)
+        let unit = "/etc/systemd/system/nodeadm-run.service";
+        self.vm
+            .ok(&format!(
+                "sed -i 's| --config-source .*||' {unit}; ! grep nodeadm.d {unit}; touch {OLDER}; ls -d /etc/eks/nodeadm.d"
+            ))
+            .map(drop)
     }
 
     /// Configures and installs the agent.

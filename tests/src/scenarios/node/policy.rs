@@ -61,8 +61,9 @@ pub fn no_join(ctx: &Ctx) -> Result<()> {
         let said = eks.vm.ok("journalctl -b -u nodeadm-run.service -o cat --no-pager")?;
         ensure!(said.contains("must not join") && said.contains("ForeignData"), "{said}");
 
-        // Mended by hand: the unit can be started, and the node is there.
-        eks.vm.ok("nvme-agent setup --wipe-foreign; systemctl start nodeadm-run.service; systemctl is-active kubelet.service")?;
+        // Mended by hand: the unit can be started, and the node is there. What kubelet leaves must be older than the next boot
+        // by more than the clock may be off.
+        eks.vm.ok("nvme-agent setup --wipe-foreign; systemctl start nodeadm-run.service; systemctl is-active kubelet.service; sleep 6")?;
         // A reboot into failure: it has joined before, and `on_boot_failure` is to report.
         let (_, registered) = eks.boot(&[0], BlankDrives::Keep)?;
         let registered = registered.context("a node that has joined comes back")?;
