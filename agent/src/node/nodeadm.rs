@@ -49,6 +49,14 @@ fn parse(bytes: &[u8]) -> Result<Cached, String> {
     // Never quote the text: a NodeConfig may hold a proxy's password.
     let config: Value = serde_json::from_slice(bytes)
         .map_err(|e| format!("not valid JSON at line {}, column {}", e.line(), e.column()))?;
+    told(&config)
+}
+
+/// What a NodeConfig says.
+///
+/// # Errors
+/// It is none, in words that quote nothing of it.
+pub fn told(config: &Value) -> Result<Cached, String> {
     let list = |pointer: &str| match config.pointer(pointer) {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(list)) => Ok(list.clone()),

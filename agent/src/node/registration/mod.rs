@@ -14,6 +14,7 @@ mod args;
 mod check;
 pub mod drop_in;
 mod environment;
+pub mod others;
 pub mod taints;
 
 use std::fs;
@@ -272,13 +273,10 @@ impl Work<'_> {
             now.problem = Some(format!("{problem}: the node's other taints are not kept"));
             None
         });
-        match taints::for_nodeadm(&cached.unwrap_or_default(), &self.keys) {
-            Ok(taints) => Some(taints),
-            Err(problem) => {
-                now.problem = Some(problem);
-                None
-            }
-        }
+        let cached = cached.unwrap_or_default();
+        let taints =
+            others::read(self.root).and_then(|others| taints::for_nodeadm(&cached, &others, &self.keys));
+        taints.map_err(|problem| now.problem = Some(problem)).ok()
     }
 
     fn environment(&self, now: &mut Registration) -> Result<()> {

@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 
+use super::DROP_IN_DIR;
 use super::args;
+use super::others::Others;
 use crate::node::labels::{Keys, TAINT_EFFECT};
 use crate::node::nodeadm::Cached;
 
@@ -30,15 +32,52 @@ pub fn ours_in_flag(keys: &Keys) -> String {
     format!("{}:{TAINT_EFFECT}", keys.taint())
 }
 
-/// What nodeadm is to be told: the cached lists plus ours, which may be among them already.
+/// What nodeadm is to be told: the cached lists, under those of the drop-ins before ours, plus ours, which may be among
+/// them already.
 ///
 /// # Errors
-/// The flag has a value that cannot be extended safely, in words.
-pub fn for_nodeadm(cached: &Cached, keys: &Keys) -> Result<Taints, String> {
-    match flag_of(&cached.flags).map_err(|e| format!("spec.kubelet.flags: {e}"))? {
-        Some(value) => extended(&value, keys).map(Taints::Flag),
-        None => Ok(Taints::Config(with_ours(&cached.taints, keys))),
+/// The flag has a value that cannot be extended safely, or a drop-in after ours undoes it, in words.
+pub fn for_nodeadm(cached: &Cached, others: &Others, keys: &Keys) -> Result<Taints, String> {
+    let (mut list, mut flags) = (&cached.taints, cached.flags.clone());
+    for other in &others.before {
+        if !other.told.taints.is_empty() {
+            list = &other.told.taints;
+        }
+        flags = format!("{flags} {}", other.told.flags);
     }
+    let taints = match flag_of(&flags).map_err(|e| format!("spec.kubelet.flags: {e}"))? {
+        Some(value) => Taints::Flag(extended(&value, keys)?),
+        None => Taints::Config(with_ours(list, keys)),
+    };
+    match undone(&taints, others, keys)? {
+        None => Ok(taints),
+        Some((name, what)) => Err(format!(
+            "{DROP_IN_DIR}/{name}, which nodeadm reads after ours, has {what} without our taint, which replaces ours; give \
+             that file a name before 50-nvme-agent.yaml"
+        )),
+    }
+}
+
+/// The file after ours that has the last word, and by what, where that is without our taint.
+fn undone<'a>(
+    taints: &Taints,
+    others: &'a Others,
+    keys: &Keys,
+) -> Result<Option<(&'a str, &'static str)>, String> {
+    let mine = ours_in_flag(keys);
+    for other in others.after.iter().rev() {
+        if let Some(value) =
+            flag_of(&other.told.flags).map_err(|e| format!("{DROP_IN_DIR}/{}: {e}", other.name))?
+        {
+            let holds = value.split(',').any(|taint| taint == mine);
+            return Ok((!holds).then_some((other.name.as_str(), "a flag --register-with-taints")));
+        }
+    }
+    // A flag, ours too, wins over every list.
+    let last = others.after.iter().rev().find(|other| !other.told.taints.is_empty());
+    let Some(last) = last.filter(|_| matches!(taints, Taints::Config(_))) else { return Ok(None) };
+    let holds = last.told.taints.contains(&ours(keys));
+    Ok((!holds).then_some((last.name.as_str(), "a list registerWithTaints")))
 }
 
 /// The value of kubelet's flag on a line of its arguments. What is odd about the others is nobody's business.
@@ -94,6 +133,7 @@ fn in_flag(taint: &Value) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::registration::others::Other;
 
     const OURS: &str = "nvme-agent.e6data.com/failed:NoSchedule";
 
@@ -109,7 +149,7 @@ mod tests {
     fn the_cached_list_is_kept_and_ours_is_there_once() {
         let keys = Keys::default();
         let mine = ours(&keys);
-        let list = |cached: &Cached| match for_nodeadm(cached, &keys).unwrap() {
+        let list = |cached: &Cached| match for_nodeadm(cached, &Others::default(), &keys).unwrap() {
             Taints::Config(list) => list,
             Taints::Flag(flag) => panic!("{flag}"),
         };
@@ -120,7 +160,9 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_configuration_and_is_extended_instead() {
-        let flag = |flags: &str| for_nodeadm(&cached(&[unregistered()], flags), &Keys::default());
+        let flag = |flags: &str| {
+            for_nodeadm(&cached(&[unregistered()], flags), &Others::default(), &Keys::default())
+        };
         let both = Taints::Flag(format!("--register-with-taints=a=b:NoSchedule,{OURS}"));
         assert_eq!(flag("--v=2 --register-with-taints=\"a=b:NoSchedule\"").unwrap(), both);
         assert_eq!(flag("--register-with-taints a=b:NoSchedule").unwrap(), both);
@@ -135,8 +177,32 @@ mod tests {
         for odd in ["--x='", "--node-labels=\"a=b", "--y=a\\ b"] {
             let there = cached(&[unregistered()], odd);
             let both = Taints::Config(vec![unregistered(), ours(&Keys::default())]);
-            assert_eq!(for_nodeadm(&there, &Keys::default()).unwrap(), both, "{odd}");
+            assert_eq!(for_nodeadm(&there, &Others::default(), &Keys::default()).unwrap(), both, "{odd}");
         }
+    }
+
+    #[test]
+    fn drop_ins_before_ours_are_kept_and_one_after_it_that_undoes_it_is_told() {
+        let keys = Keys::default();
+        let theirs = json!({"key": "k", "effect": "NoSchedule"});
+        let other = |taints: &[Value], flags| Other { name: "x.yaml".into(), told: cached(taints, flags) };
+        let by = |before: Vec<Other>, after: Vec<Other>| {
+            for_nodeadm(&cached(&[unregistered()], "--v=2"), &Others { before, after }, &keys)
+        };
+        let both = Taints::Config(vec![theirs.clone(), ours(&keys)]);
+        assert_eq!(by(vec![other(std::slice::from_ref(&theirs), ""), other(&[], "--a=b")], vec![]), Ok(both));
+        let flag = "--register-with-taints=k:NoSchedule";
+        let extended = Taints::Flag(format!("{flag},{OURS}"));
+        assert_eq!(by(vec![other(&[], flag)], vec![]), Ok(extended.clone()));
+        for undone in [other(std::slice::from_ref(&theirs), ""), other(&[], flag)] {
+            let problem = by(vec![], vec![undone]).unwrap_err();
+            assert!(problem.contains("x.yaml") && problem.contains("without our taint"), "{problem}");
+        }
+        assert!(by(vec![], vec![other(&[], "--x=' --register-with-taints=a")]).is_err());
+        // The flag wins over a list, whoever's it is; and a list with ours is as good.
+        assert_eq!(by(vec![other(&[], flag)], vec![other(std::slice::from_ref(&theirs), "")]), Ok(extended));
+        assert!(by(vec![], vec![other(&[theirs, ours(&keys)], "")]).is_ok());
+        assert!(by(vec![], vec![other(&[], &format!("{flag},{OURS}"))]).is_ok());
     }
 
     #[test]

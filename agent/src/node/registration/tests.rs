@@ -158,6 +158,32 @@ fn a_flag_of_the_node_config_is_extended_and_what_cannot_be_is_said() {
 }
 
 #[test]
+fn other_drop_ins_are_merged_with_as_nodeadm_does_and_one_that_undoes_ours_is_told() {
+    let image = Image::new_al2023();
+    let list = |key| {
+        format!(
+            "spec:\n  kubelet:\n    config:\n      registerWithTaints: [{{key: {key}, effect: NoSchedule}}]\n"
+        )
+    };
+    image.write(
+        CACHED,
+        &format!(r#"{{"spec":{{"kubelet":{{"config":{{"registerWithTaints":[{UNREGISTERED}]}}}}}}}}"#),
+    );
+    image.write(&format!("{DROP_IN_DIR}/10-team.yaml"), &list("team"));
+    let now = image.update(&with(OnFailure::Taint), Health::Failed);
+    let both = format!(r#"registerWithTaints: [{{"effect":"NoSchedule","key":"team"}},{OURS}]"#);
+    assert!(now.tainted && now.problem.is_none() && image.read(DROP_IN_PATH).contains(&both), "{now:?}");
+    image.write(&format!("{DROP_IN_DIR}/90-last.yml"), &list("last"));
+    let now = image.update(&with(OnFailure::Taint), Health::Failed);
+    let problem = now.problem.unwrap();
+    assert!(
+        !now.tainted && problem.contains("90-last.yml") && problem.contains("must not join"),
+        "{problem}"
+    );
+    assert_eq!(image.read(DROP_IN_PATH), drop_in::FAILED);
+}
+
+#[test]
 fn a_power_cut_leaves_nothing_that_nodeadm_reads_and_nothing_for_ever() {
     let image = Image::new_al2023();
     // As the writer names them; nodeadm takes *.yaml, *.yml and *.json only.
