@@ -8,6 +8,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::cargo_bin;
+use nvme_agent::config::{Config, FeatureFile, OnFailure};
+use nvme_agent::node::features::FEATURE_PATH;
+use nvme_agent::node::registration::{self, DROP_IN_DIR, DROP_IN_PATH};
+use nvme_agent::root::Root;
+use nvme_agent::state::{Health, State};
 use tempfile::TempDir;
 
 const UNITS: &str = "/usr/lib/systemd/system";
@@ -43,7 +48,10 @@ fn image(config: &str) -> Option<TempDir> {
     // Shaped like nodeadm's and dbus-broker's.
     let exec = "[Service]\nType=oneshot\nExecStart=/bin/true\n";
     fs::create_dir_all(path("/bin")).unwrap();
-    fs::copy("/bin/true", path("/bin/true")).unwrap();
+    fs::create_dir_all(path("/usr/bin")).unwrap();
+    for program in ["/bin/true", "/bin/sh", "/usr/bin/timeout"] {
+        fs::copy(program, path(program)).unwrap();
+    }
     unit("nodeadm-config.service", &format!("[Unit]\nBefore=nodeadm-run.service\n{exec}"));
     unit("nodeadm-run.service", &format!("[Unit]\nAfter=nodeadm-config.service\n{exec}"));
     unit("containerd.service", &format!("[Unit]\nAfter=network.target\n{exec}"));
@@ -91,6 +99,48 @@ fn verify_has_nothing_to_say_about_the_units() {
             assert!(output.status.success() && !said.contains("nvme-agent"), "{unit}: {said}");
         }
     }
+}
+
+/// What systemd would have the shell do, below a root.
+fn before_the_agent(root: &Path) {
+    let unit = include_str!("../../systemd/nvme-agent.service");
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStartPre=-")).unwrap();
+    assert!(!command.contains(['\\', '%']), "systemd has a meaning for it: {command}");
+    let command = command.replace("$$", "$").replace("/etc/", &format!("{}/etc/", root.display()));
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+}
+
+#[test]
+fn without_an_agent_nothing_of_an_earlier_boot_says_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path());
+    before_the_agent(dir.path());
+    fs::create_dir_all(root.join(DROP_IN_DIR)).unwrap();
+    let tainting =
+        Config { on_failure: OnFailure::Taint, feature_file: FeatureFile::Nfd, ..Config::default() };
+    let keys = Config { label_keys: "state=x.com/nvme".into(), ..tainting.clone() };
+    for config in [tainting, keys] {
+        for (health, stays) in [
+            (Health::Ready, false),
+            (Health::Degraded, false),
+            (Health::Absent, false),
+            (Health::Failed, true),
+        ] {
+            registration::update(&root, &config, &State::new(&root, health, "X", ""));
+            assert!([DROP_IN_PATH, FEATURE_PATH].iter().all(|path| root.join(path).is_file()));
+            before_the_agent(dir.path());
+            for path in [DROP_IN_PATH, FEATURE_PATH] {
+                assert_eq!(root.join(path).exists(), stays, "{path} {health}");
+            }
+        }
+    }
+    // Neither waited for nor removed.
+    assert!(
+        Command::new("mkfifo").arg(root.join(FEATURE_PATH).with_extension("x")).status().unwrap().success()
+    );
+    fs::rename(root.join(FEATURE_PATH).with_extension("x"), root.join(FEATURE_PATH)).unwrap();
+    before_the_agent(dir.path());
+    assert!(root.join(FEATURE_PATH).exists());
 }
 
 #[test]

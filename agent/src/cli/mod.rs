@@ -191,7 +191,13 @@ pub fn command() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        // Not help, nor the version.
+        if error.use_stderr() && setup::is_boot(std::env::args_os()) {
+            setup::give_up_unparsed(&error);
+        }
+        error.exit()
+    });
     let kind = match cli.command {
         Command::Plan(_) | Command::Status(_) => Kind::Looks,
         Command::Setup(_) | Command::Report(_) | Command::Gate(_) => Kind::Acts,
@@ -202,6 +208,12 @@ pub fn run() -> ExitCode {
     let logging = logging::init(&root, kind, level.as_ref().map_or(LevelFilter::INFO, |level| *level));
     let file = cli.global.config.or_else(|| std::env::var_os("NVME_AGENT_CONFIG").map(PathBuf::from));
     let context = Context { root, config: file, logging };
+    let level = level.inspect_err(|error| {
+        // On another root it changes nothing.
+        if context.root.is_host() {
+            setup::too_early(&context, &cli.command, error);
+        }
+    });
     let result = level.map_err(anyhow::Error::from).and_then(|_| match cli.command {
         Command::Setup(args) => setup::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),
