@@ -20,6 +20,7 @@ use crate::apply::systemd::unit_name_for_path;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::node::registration;
+use crate::persist::atomic;
 use crate::root::Root;
 
 /// The unit, as packages ship it.
@@ -100,7 +101,7 @@ pub fn install(root: &Root, options: &Options) -> Result<Vec<String>> {
 /// 238): it would take the filter for an empty list and forbid the agent every call.
 fn unit_for(root: &Root, text: &str, binary: &str) -> String {
     let unit = text.replace(PACKAGED_BINARY, binary);
-    let release = fs::read_to_string(root.join("/etc/os-release")).unwrap_or_default();
+    let release = atomic::read_text(&root.join("/etc/os-release")).ok().flatten().unwrap_or_default();
     let says = |line: &str| release.lines().any(|l| l.replace('"', "") == line);
     if !(says("ID=amzn") && says("VERSION_ID=2")) {
         return unit;
@@ -156,7 +157,7 @@ impl Files<'_> {
         if let Ok(meta) = fs::symlink_metadata(&at)
             && meta.is_file()
             && meta.mode() & 0o7777 == mode
-            && fs::read(&at).is_ok_and(|there| there == bytes)
+            && atomic::read(&at).is_ok_and(|there| there == bytes)
         {
             return Ok(());
         }
@@ -194,7 +195,7 @@ impl Files<'_> {
     /// Removes a file that an earlier install wrote; leaves one that somebody else wrote.
     fn remove_ours(&mut self, path: &str, why: &str) -> Result<()> {
         let at = self.root.join(path);
-        let ours = fs::read(&at).is_ok_and(|bytes| bytes.starts_with(MARK.as_bytes()));
+        let ours = atomic::read(&at).is_ok_and(|bytes| bytes.starts_with(MARK.as_bytes()));
         if !ours {
             return Ok(());
         }

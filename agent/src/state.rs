@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::persist::atomic;
 use crate::root::Root;
 
 /// Where the state file is. On a tmpfs: it never outlives the boot it speaks of.
@@ -198,7 +199,7 @@ impl State {
     /// The file is there but cannot be read, or is of another format.
     pub fn load(root: &Root) -> Result<Option<State>> {
         let path = root.join(STATE_PATH);
-        let file = match fs::File::open(&path) {
+        let file = match atomic::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io(&path, "read the state file")(e)),

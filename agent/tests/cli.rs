@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command as Std, Stdio};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -77,6 +78,40 @@ fn fails(root: &TempDir, command: &mut Command, code: i32, words: &[&str]) {
         assert!(stderr.contains(word), "no `{word}` in: {stderr}");
     }
     assert_eq!(tree(root.path()), before);
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_file_of_the_host_holds_nobody() {
+    for (path, named) in [
+        ("etc/fstab", true),
+        ("etc/mdadm.conf", true),
+        ("etc/tmpfiles.d/tmp.conf", true),
+        ("etc/os-release", false),
+        ("run/eks/nodeadm/config.json", false),
+        ("run/nvme-agent/state.json", false),
+        ("run/nvme-agent/registration.json", false),
+        ("var/lib/nvme-agent/record.json", true),
+    ] {
+        let root = fixture();
+        let at = root.path().join(path);
+        let _ = fs::remove_file(&at);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        nix::unistd::mkfifo(&at, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for command in ["plan", "status", "install"] {
+            let mut run = agent();
+            let output = run
+                .args([command, "--root"])
+                .arg(root.path())
+                .timeout(Duration::from_secs(60))
+                .output()
+                .unwrap();
+            assert!(output.status.code().is_some(), "{command} waits for {path}");
+            let stderr = text(&output.stderr);
+            if named && command == "plan" {
+                assert!(stderr.contains(path) && stderr.contains("not a regular file"), "{path}: {stderr}");
+            }
+        }
+    }
 }
 
 #[test]

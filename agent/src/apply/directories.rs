@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::stage::{dress, label_of};
 use crate::config::Directory;
 use crate::error::{Error, Result};
+use crate::persist::atomic;
 use crate::root::Root;
 
 /// Sockets of X and font servers, which tmpfiles.d/x11.conf makes at boot in the /tmp that gets covered.
@@ -123,7 +124,7 @@ fn id_of(host: &Root, file: &str, name: &str) -> Result<u32> {
         return Ok(0);
     }
     let path = host.join(file);
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
+    let text = atomic::read_text(&path)?.unwrap_or_default();
     let found = text.lines().map(|line| line.split(':')).find_map(|mut fields| {
         (fields.next() == Some(name)).then(|| fields.nth(1).and_then(|id| id.parse().ok())).flatten()
     });

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -16,6 +15,7 @@ use super::given::{self, GIVEN_PATH};
 use super::raw::Raw;
 use super::{CONFIG_PATH, Config, Directory};
 use crate::error::{Error, Result};
+use crate::persist::atomic;
 use crate::root::Root;
 
 /// Every key that has a flag and an environment variable, as the file spells it.
@@ -116,12 +116,7 @@ pub fn load(
 pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
     let path = file.map_or_else(|| root.join(CONFIG_PATH), Path::to_path_buf);
     let wrong = |problem: String| Error::Config(format!("{}: {problem}", path.display()));
-    // Without O_NONBLOCK the open of a FIFO would wait for a writer, at every boot.
-    let mut opened = match std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
-        .open(&path)
-    {
+    let opened = match atomic::open(&path) {
         Ok(opened) => opened,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && file.is_none() => {
             return match path.symlink_metadata() {
@@ -131,14 +126,8 @@ pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Option<(PathBuf, 
         }
         Err(e) => return Err(wrong(format!("cannot read the configuration: {e}"))),
     };
-    let kind = opened.metadata().map_err(|e| wrong(format!("cannot read the configuration: {e}")))?;
-    if !kind.is_file() {
-        let what = if kind.is_dir() { "a directory" } else { "not a regular file" };
-        return Err(wrong(format!("is {what}; expected a file with the configuration")));
-    }
     let mut bytes = Vec::new();
     opened
-        .by_ref()
         .take(MAX_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| wrong(format!("cannot read the configuration: {e}")))?;

@@ -6,13 +6,13 @@
 //! join untainted. Elsewhere with one: it only brings up to date what nodeadm is about to read, and nothing that becomes of
 //! it keeps the node away.
 
-use std::fs;
 use std::path::Path;
 
 use super::{Files, OWN_BINARY, PACKAGED_BINARY};
 use crate::config::{Config, OnBootFailure, OnFailure};
 use crate::error::Result;
 use crate::node::registration::Way;
+use crate::persist::atomic;
 use crate::root::Root;
 
 /// The drop-in for `no-join`, with the path that `install` gives the binary: a shell can write it before there is one.
@@ -79,11 +79,11 @@ pub fn ensure(root: &Root, config: &Config) -> Result<Vec<String>> {
 
 /// The policy that the gate in place stands for, whatever is configured by now.
 pub fn shown(root: &Root) -> OnFailure {
-    let policy = |path| match fs::read_to_string(root.join(path)) {
-        Ok(text) if !text.lines().any(is_strict) => OnFailure::Label,
-        Ok(text) if text.contains(TAINTING) => OnFailure::Taint,
-        Ok(_) => OnFailure::NoJoin,
-        Err(_) => OnFailure::Label,
+    let policy = |path| match atomic::read_text(&root.join(path)) {
+        Ok(Some(text)) if !text.lines().any(is_strict) => OnFailure::Label,
+        Ok(Some(text)) if text.contains(TAINTING) => OnFailure::Taint,
+        Ok(Some(_)) => OnFailure::NoJoin,
+        Ok(None) | Err(_) => OnFailure::Label,
     };
     policy(NODEADM_HOOK).max(policy(KUBELET_HOOK))
 }

@@ -26,7 +26,7 @@ const PREFIX: &str = "feature.node.kubernetes.io/nvme-agent-";
 /// It cannot be written or removed, or is somebody else's; no half of it is ever there.
 pub fn update(root: &Root, wanted: FeatureFile, words: &Readiness) -> Result<()> {
     let path = root.join(FEATURE_PATH);
-    let there = fs::read(&path).ok();
+    let there = atomic::read(&path).ok();
     let ours = there.as_ref().is_some_and(|text| text.starts_with(MARK.as_bytes()));
     atomic::remove_leftovers(&path);
     match wanted {

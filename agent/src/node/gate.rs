@@ -181,7 +181,7 @@ fn modified(root: &Root, path: &str) -> Option<(i64, i64)> {
 }
 
 fn load(root: &Root) -> Option<Joined> {
-    let joined: Joined = serde_json::from_slice(&fs::read(root.join(JOINED_PATH)).ok()?).ok()?;
+    let joined: Joined = serde_json::from_slice(&atomic::read(&root.join(JOINED_PATH)).ok()?).ok()?;
     (joined.version == 1).then_some(joined)
 }
 

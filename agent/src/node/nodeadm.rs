@@ -3,11 +3,11 @@
 //! nodeadm-config.service writes it at every boot, before cloud-init (awslabs/amazon-eks-ami,
 //! nodeadm/internal/cli); /run is empty before. On images older than that there is none.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 
 use serde_json::Value;
 
+use crate::persist::atomic;
 use crate::root::Root;
 
 /// Where the cached NodeConfig is, as JSON.
@@ -32,7 +32,7 @@ pub struct Cached {
 /// It is there and cannot be read or is not a NodeConfig, in words.
 pub fn cached(root: &Root) -> Result<Option<Cached>, String> {
     let wrong = |problem: String| format!("{CACHE_PATH}: {problem}");
-    let file = match File::open(root.join(CACHE_PATH)) {
+    let file = match atomic::open(&root.join(CACHE_PATH)) {
         Ok(file) => file,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(wrong(format!("cannot be read: {e}"))),

@@ -1,6 +1,5 @@
 //! Text of the host's files that persist edits, and our own two records.
 
-use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -8,7 +7,7 @@ use super::Files;
 use crate::error::{Error, Result};
 use crate::exec;
 use crate::intent::Identity;
-use crate::persist::tmpfiles;
+use crate::persist::{atomic, tmpfiles};
 use crate::plan::{Reason, Refusal};
 use crate::root::Root;
 
@@ -46,7 +45,7 @@ fn mdadm_conf_path(root: &Root) -> &'static str {
 fn is_debian_family(root: &Root) -> bool {
     let release = ["/etc/os-release", "/usr/lib/os-release"]
         .into_iter()
-        .find_map(|path| fs::read_to_string(root.join(path)).ok())
+        .find_map(|path| atomic::read_text(&root.join(path)).ok().flatten())
         .unwrap_or_default();
     let listed = release
         .lines()
@@ -71,7 +70,7 @@ fn text(root: &Root, name: &str, reason: Reason) -> Result<Option<String>> {
 }
 
 fn bytes(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match fs::File::open(path) {
+    let file = match atomic::open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -115,6 +114,8 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, String> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use std::fs;
 
     use super::*;
 

@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,12 +18,39 @@ use crate::error::{Error, Result};
 /// Follows symlinks this far, as the kernel does (include/linux/namei.h, MAXSYMLINKS).
 const MAX_LINKS: usize = 40;
 
+/// Opens a file of the host for reading, never waiting for it: without O_NONBLOCK the open of a FIFO waits for a writer, at
+/// every boot, and a device may have no end.
+///
+/// # Errors
+/// As open(2), or it is no regular file. /dev/null is one that is empty: so files are masked.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let found = file.metadata()?;
+    let null = found.file_type().is_char_device() && found.rdev() == rustix::fs::makedev(1, 3);
+    if found.is_file() || null {
+        return Ok(file);
+    }
+    let what = if found.is_dir() { "a directory, expected a file" } else { "not a regular file" };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("is {what}; mend or remove it")))
+}
+
+/// The bytes of a file of the host; see [`open`].
+///
+/// # Errors
+/// As [`open`], or as read(2).
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The text of a file, `None` where it is absent.
 ///
 /// # Errors
 /// It cannot be read, or is not UTF-8 (and is then nothing that we would edit).
 pub fn read_text(path: &Path) -> Result<Option<String>> {
-    match fs::read(path) {
+    match read(path) {
         Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
             let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
@@ -116,7 +143,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn write(&self, new: &[u8]) -> Result<()> {
         let path = resolve(self.path)?;
-        let old = match File::open(&path) {
+        let old = match open(&path) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(Error::io(&path, "open")(e)),
@@ -144,13 +171,12 @@ impl Writer<'_> {
     /// The file is still what the change was planned on.
     fn check(&self, path: &Path) -> Result<()> {
         let Some(expected) = self.expected else { return Ok(()) };
-        let mut now = Vec::new();
-        let now = match File::open(path).and_then(|mut file| file.read_to_end(&mut now)) {
-            Ok(_) => Some(now.as_slice()),
+        let now = match read(path) {
+            Ok(now) => Some(now),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(Error::io(path, "read")(e)),
         };
-        if now == expected.map(str::as_bytes) { Ok(()) } else { Err(changed(path)) }
+        if now.as_deref() == expected.map(str::as_bytes) { Ok(()) } else { Err(changed(path)) }
     }
 }
 

@@ -39,6 +39,23 @@ fn keeps_mode_owner_and_attributes_and_leaves_nothing_beside() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_neither_waited_for_nor_read_and_a_mask_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fstab");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let (send, receive) = std::sync::mpsc::channel();
+    let paths = [fifo.clone(), "/dev/zero".into(), dir.path().into()];
+    std::thread::spawn(move || send.send(paths.map(|path| read_text(&path).unwrap_err().to_string())));
+    let errors = receive.recv_timeout(std::time::Duration::from_secs(20)).expect("it waits for a writer");
+    for error in &errors[..2] {
+        assert!(error.contains("is not a regular file"), "{error}");
+    }
+    assert!(errors[0].contains("fstab") && errors[2].contains("is a directory"), "{errors:?}");
+    std::os::unix::fs::symlink("/dev/null", dir.path().join("mask")).unwrap();
+    assert_eq!(read_text(&dir.path().join("mask")).unwrap().as_deref(), Some(""));
+}
+
+#[test]
 fn a_new_file_is_readable_by_all_whatever_the_umask() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mdadm.conf");

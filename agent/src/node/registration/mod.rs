@@ -115,7 +115,7 @@ pub struct Registration {
 impl Registration {
     /// What was written last in this boot.
     pub fn load(root: &Root) -> Option<Registration> {
-        let text = fs::read(root.join(RECORD_PATH)).ok()?;
+        let text = atomic::read(&root.join(RECORD_PATH)).ok()?;
         let found: Registration = serde_json::from_slice(&text).ok()?;
         (found.boot_id == boot_id(root)).then_some(found)
     }
@@ -126,7 +126,7 @@ pub fn shows_taint(root: &Root) -> bool {
     // Nobody else's are in it but as a copy beside ours.
     let in_file =
         |text: String| text.contains("registerWithTaints") || text.contains("--register-with-taints");
-    fs::read_to_string(root.join(DROP_IN_PATH)).is_ok_and(in_file)
+    atomic::read_text(&root.join(DROP_IN_PATH)).is_ok_and(|text| text.is_some_and(in_file))
         || Registration::load(root).is_some_and(|record| record.tainted)
 }
 
@@ -215,7 +215,7 @@ fn remember(root: &Root, now: &mut Registration) {
 /// # Errors
 /// A file cannot be removed or rewritten.
 pub fn withdraw(root: &Root, config: &Config) -> Result<Vec<String>> {
-    let before = FILES.map(|path| fs::read(root.join(path)).ok());
+    let before = FILES.map(|path| atomic::read(&root.join(path)).ok());
     let keys = Keys::of(config);
     let words = Readiness::of(&State::new(root, Health::Absent, "", ""), &keys, "");
     let work = Work { root, words, tainting: false, keys };
@@ -225,7 +225,7 @@ pub fn withdraw(root: &Root, config: &Config) -> Result<Vec<String>> {
     let _ = fs::remove_file(root.join(RECORD_PATH));
     let changed = FILES.into_iter().zip(before);
     Ok(changed
-        .filter(|(path, before)| fs::read(root.join(path)).ok() != *before)
+        .filter(|(path, before)| atomic::read(&root.join(path)).ok() != *before)
         .map(|(path, _)| format!("took our label out of {path}"))
         .collect())
 }
@@ -245,7 +245,7 @@ impl Work<'_> {
         let path = self.root.join(DROP_IN_PATH);
         // A power cut may have left one; nodeadm does not read them, but nobody else would remove them.
         atomic::remove_leftovers(&path);
-        let there = fs::read(&path).ok();
+        let there = atomic::read(&path).ok();
         if there.as_deref() != Some(text.as_bytes()) {
             if let Answer::Bad(problem) = checker.check(&text) {
                 // What an earlier boot left must not stay either: without the file the node joins, without a label.
@@ -325,7 +325,7 @@ impl Work<'_> {
             files.extend(more);
         }
         let taints = |path: &std::path::PathBuf| -> Option<Vec<Value>> {
-            let config: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+            let config: Value = serde_json::from_slice(&atomic::read(path).ok()?).ok()?;
             config.get("registerWithTaints")?.as_array().cloned()
         };
         files.iter().rev().find_map(taints).unwrap_or_default()

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use http::Uri;
@@ -15,6 +14,7 @@ use super::access::{Access, Login, decode};
 use super::pem;
 use super::plugin::Plugin;
 use crate::error::{Error, Result};
+use crate::persist::atomic;
 use crate::root::Root;
 
 /// kubelet's own.
@@ -60,12 +60,7 @@ pub(super) fn shown(url: &Uri) -> String {
 
 fn load(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |e: std::io::Error| format!("cannot read it: {e}");
-    // O_NONBLOCK: a FIFO must not hold us.
-    let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err("expected a regular file".into());
-    }
+    let file = atomic::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_FILE {

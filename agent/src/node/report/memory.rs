@@ -65,7 +65,7 @@ impl Memory {
     /// The memory at `path`; none where there is none, or none that is ours: then the Node is read.
     pub fn load(path: &Path) -> Option<Memory> {
         let mut bytes = Vec::new();
-        fs::File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+        atomic::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice::<Memory>(&bytes).ok().filter(|memory| memory.version == VERSION)
     }
 

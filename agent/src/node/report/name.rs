@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::node::registration::ENVIRONMENT_PATH;
+use crate::persist::atomic;
 use crate::root::Root;
 
 const ARGUMENTS: &str = "NODEADM_KUBELET_ARGS";
@@ -139,7 +140,7 @@ fn kubelets(root: &Root) -> Vec<u32> {
 /// A file's text, bytes that are no text replaced; empty where there is none.
 fn text(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
-    match fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)) {
+    match atomic::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes)) {
         Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(e) => Err(Error::io(path, "read")(e)),
