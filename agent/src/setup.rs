@@ -367,7 +367,8 @@ mod tests {
         let root = Root::new(dir.path());
         std::fs::create_dir_all(root.join(registration::DROP_IN_DIR)).unwrap();
         std::fs::create_dir_all(root.join("/etc/systemd/system")).unwrap();
-        std::fs::write(root.join("/etc/systemd/system/nodeadm-run.service"), "").unwrap();
+        let unit = "[Service]\nExecStart=/usr/bin/nodeadm init --config-source file:///etc/eks/nodeadm.d/\n";
+        std::fs::write(root.join("/etc/systemd/system/nodeadm-run.service"), unit).unwrap();
         let tainting = Config {
             on_failure: crate::config::OnFailure::Taint,
             given: [("on_failure".to_owned(), "taint".to_owned())].into(),

@@ -16,6 +16,10 @@ use nvme_agent::state::{Health, State};
 /// What Karpenter has nodeadm register with, as nodeadm caches it.
 const CACHED: &str = r#"{"apiVersion":"node.eks.aws/__internal","kind":"NodeConfig","spec":{"cluster":{"name":"c"},"kubelet":{"config":{"maxPods":110,"registerWithTaints":[{"effect":"NoExecute","key":"karpenter.sh/unregistered"},{"effect":"NoSchedule","key":"workspace","value":"a"}]},"flags":["--v=2"]}}}"#;
 
+/// As the image's unit, from v20251023 on.
+const NODEADM_RUN: &str =
+    "[Service]\nExecStart=/usr/bin/nodeadm init --config-source file:///etc/eks/nodeadm.d/\n";
+
 struct Image {
     dir: tempfile::TempDir,
     root: Root,
@@ -25,7 +29,7 @@ impl Image {
     fn new(files: &[(&str, &str)]) -> Image {
         let dir = tempfile::tempdir().unwrap();
         let image = Image { root: Root::new(dir.path()), dir };
-        image.write("/etc/systemd/system/nodeadm-run.service", "");
+        image.write("/etc/systemd/system/nodeadm-run.service", NODEADM_RUN);
         for (path, text) in files {
             image.write(path, text);
         }
@@ -156,6 +160,15 @@ fn an_older_image_has_it_in_kubelets_environment() {
         );
         image.agree(OnFailure::Label, &[ENVIRONMENT_PATH]);
     }
+}
+
+#[test]
+fn a_directory_that_somebody_made_on_an_older_image_is_no_way_for_either() {
+    let image = Image::new(&[(ENVIRONMENT_PATH, "NODEADM_KUBELET_ARGS=--v=2\n")]);
+    fs::create_dir_all(image.root.join(DROP_IN_DIR)).unwrap();
+    image.write("/etc/systemd/system/nodeadm-run.service", "[Service]\nExecStart=/usr/bin/nodeadm init\n");
+    image.agree(OnFailure::Label, &[ENVIRONMENT_PATH]);
+    assert!(image.read(DROP_IN_PATH).is_none());
 }
 
 #[test]

@@ -45,11 +45,22 @@ gate() {
     [ -n "$root" ] || systemctl daemon-reload
 }
 
+# nodeadm reads the directory. An older image's unit does not name it, whoever has made it there.
+reads() {
+    [ -d "$dropins" ] || return 1
+    for dir in etc/systemd usr/lib/systemd lib/systemd; do
+        unit=$root/$dir/system/nodeadm-run.service
+        [ -f "$unit" ] || continue
+        cat "$unit" "$root"/etc/systemd/system/nodeadm-run.service.d/*.conf 2>/dev/null | grep -q /etc/eks/nodeadm.d
+        return
+    done
+}
+
 form=$here/50-nvme-agent.yaml
 [ "$policy" != absent ] || form=$here/50-nvme-agent-absent.yaml
 
 if [ "$policy" = taint ]; then
-    if [ -d "$dropins" ] && ! grep -qs -e '--register-with-taints' "$cached"; then
+    if reads && ! grep -qs -e '--register-with-taints' "$cached"; then
         # The list is replaced as a whole, so that what is there (karpenter.sh/unregistered) is taken over. A taint has no
         # brackets. nodeadm writes the keys of an object sorted.
         ours="{\"effect\":\"NoSchedule\",\"key\":\"$domain/failed\"}"
@@ -67,7 +78,7 @@ if [ "$policy" = taint ]; then
 fi
 [ "$policy" != no-join ] || gate
 
-if [ -d "$dropins" ]; then
+if reads; then
     put "$dropins/50-nvme-agent.yaml" <"$form"
 elif [ -f "$environment" ]; then
     labels=$(sed -n 's/^ *- "\(--node-labels=[^"]*\)"$/\1/p' "$form")

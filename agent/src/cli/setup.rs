@@ -159,7 +159,10 @@ mod tests {
         let root = Root::new(dir.path());
         for (path, text) in [
             ("/proc/sys/kernel/random/boot_id", "one"),
-            ("/etc/systemd/system/nodeadm-run.service", ""),
+            (
+                "/etc/systemd/system/nodeadm-run.service",
+                "[Service]\nExecStart=/usr/bin/nodeadm init --config-source file:///etc/eks/nodeadm.d/\n",
+            ),
             (CONFIG_PATH, "label_domain = \"x.example.com\"\n"),
         ] {
             fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();

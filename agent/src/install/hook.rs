@@ -11,7 +11,7 @@ use std::path::Path;
 use super::{Files, OWN_BINARY, PACKAGED_BINARY};
 use crate::config::{Config, OnBootFailure, OnFailure};
 use crate::error::Result;
-use crate::node::registration::Way;
+use crate::node::registration::{UNIT_DIRECTORIES, Way};
 use crate::persist::atomic;
 use crate::root::Root;
 
@@ -57,9 +57,7 @@ impl Want {
 }
 
 fn unit_exists(root: &Root, name: &str) -> bool {
-    ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"]
-        .iter()
-        .any(|dir| root.join(Path::new(dir).join(name)).is_file())
+    UNIT_DIRECTORIES.iter().any(|dir| root.join(Path::new(dir).join(name)).is_file())
 }
 
 /// The binary's path as units name it.

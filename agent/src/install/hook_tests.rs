@@ -5,13 +5,17 @@ use std::fs;
 use super::*;
 use crate::config::LabelMethod;
 
+/// As the image's unit.
+const NODEADM_RUN: &str =
+    "[Service]\nExecStart=/usr/bin/nodeadm init --config-source file:///etc/eks/nodeadm.d/\n";
+
 fn image(files: &[&str]) -> (tempfile::TempDir, Root) {
     let dir = tempfile::tempdir().unwrap();
     let root = Root::new(dir.path());
     for file in files {
         let path = root.join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, "").unwrap();
+        fs::write(path, if file.ends_with("nodeadm-run.service") { NODEADM_RUN } else { "" }).unwrap();
     }
     (dir, root)
 }

@@ -48,7 +48,10 @@ mod tests {
             let root = Root::new(dir.path());
             let host = Host { _dir: dir, root };
             fs::create_dir_all(host.root.join(DROP_IN_DIR)).unwrap();
-            host.write("/etc/systemd/system/nodeadm-run.service", "");
+            host.write(
+                "/etc/systemd/system/nodeadm-run.service",
+                "[Service]\nExecStart=/usr/bin/nodeadm init --config-source file:///etc/eks/nodeadm.d/\n",
+            );
             hook::ensure(&host.root, config).unwrap();
             registration::update(&host.root, config, &State::new(&host.root, health, "X", ""));
             // The record was in /run.

@@ -16,6 +16,7 @@ pub mod drop_in;
 mod environment;
 pub mod others;
 pub mod taints;
+mod way;
 
 use std::fs;
 use std::time::SystemTime;
@@ -28,13 +29,14 @@ pub use check::{Answer, Checker, Nodeadm};
 use super::features::{self, FEATURE_PATH};
 use super::labels::{Keys, Readiness};
 use super::nodeadm::{self, Cached};
-use crate::config::{Config, FeatureFile, LabelMethod, OnFailure};
+use crate::config::{Config, FeatureFile, OnFailure};
 use crate::error::{Error, Result};
-use crate::exec;
 use crate::persist::atomic;
 use crate::root::Root;
 use crate::state::{Health, State, boot_id, rfc3339};
 use taints::Taints;
+
+pub use way::{UNIT_DIRECTORIES, Way};
 
 /// The directory that nodeadm merges NodeConfigs from (AMI v20251023 and later).
 pub const DROP_IN_DIR: &str = "/etc/eks/nodeadm.d";
@@ -49,49 +51,6 @@ const KUBELET_CONFIG_DIR: &str = "/etc/kubernetes/kubelet/config.json.d";
 
 /// Every file of the host that says what the storage is.
 pub const FILES: [&str; 3] = [DROP_IN_PATH, ENVIRONMENT_PATH, FEATURE_PATH];
-
-/// How the labels come to the Node at registration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    DropIn,
-    Environment,
-    /// Nothing is written.
-    #[default]
-    None,
-}
-
-impl Way {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Way::DropIn => "dropin",
-            Way::Environment => "environment",
-            Way::None => "none",
-        }
-    }
-
-    /// The way that this image has and the configuration allows; where there is none, why.
-    pub fn of(root: &Root, method: LabelMethod) -> (Way, Option<String>) {
-        let drop_in = root.join(DROP_IN_DIR).is_dir();
-        // nodeadm makes the file at every boot: it may not be there yet.
-        let environment =
-            root.join(ENVIRONMENT_PATH).is_file() || exec::find_program(root, "nodeadm").is_some();
-        let none = |why: &str| (Way::None, Some(why.to_owned()));
-        match method {
-            LabelMethod::Auto | LabelMethod::DropIn if drop_in => (Way::DropIn, None),
-            LabelMethod::Auto | LabelMethod::Environment if environment => (Way::Environment, None),
-            LabelMethod::Auto => none(
-                "neither /etc/eks/nodeadm.d nor /etc/eks/kubelet/environment is here: `report` alone can label the Node",
-            ),
-            LabelMethod::DropIn => none("label_method = \"dropin\", but /etc/eks/nodeadm.d is not here"),
-            LabelMethod::Environment => none(
-                "label_method = \"environment\", but neither /etc/eks/kubelet/environment nor nodeadm is here",
-            ),
-            LabelMethod::Api => none("label_method = \"api\": `report` alone labels the Node"),
-            LabelMethod::None => none("label_method = \"none\""),
-        }
-    }
-}
 
 /// What was written last; the content of [`RECORD_PATH`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

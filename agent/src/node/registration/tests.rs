@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::config::LabelMethod;
 
 struct Image {
     _dir: tempfile::TempDir,

@@ -135,7 +135,7 @@ impl<'v, 'lab> Eks<'v, 'lab> {
         let unit = "/etc/systemd/system/nodeadm-run.service";
         self.vm
             .ok(&format!(
-                "sed -i 's| --config-source .*||' {unit}; ! grep nodeadm.d {unit}; touch {OLDER}; ls -d /etc/eks/nodeadm.d"
+                "sed -i 's| --config-source .*||' {unit}; if grep nodeadm.d {unit}; then exit 1; fi; touch {OLDER}; ls -d /etc/eks/nodeadm.d"
             ))
             .map(drop)
     }
