@@ -117,6 +117,9 @@ pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back
     node.mount("ro,noatime,nosuid,nodev");
     tick(said("failed", "False", "MountReadOnly"));
     node.mount(good);
+    node.machine.file("/sys/fs/ext4/nvme1n1/errors_count", "2\n");
+    tick(said("degraded", "True", "FilesystemErrors"));
+    std::fs::remove_file(node.machine.path("/sys/fs/ext4/nvme1n1/errors_count")).unwrap();
     node.drive_is("dead");
     tick(said("failed", "False", "DriveLost"));
     let node_now = node.seen();
@@ -133,8 +136,15 @@ pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back
     let events = cluster.events(&node.name).unwrap();
     let mut reasons: Vec<&str> = events.iter().filter_map(|event| event["reason"].as_str()).collect();
     reasons.sort_unstable();
-    let all =
-        ["DriveLost", "ForeignData", "MountReadOnly", "MountReplaced", "SetupComplete", "SetupComplete"];
+    let all = [
+        "DriveLost",
+        "FilesystemErrors",
+        "ForeignData",
+        "MountReadOnly",
+        "MountReplaced",
+        "SetupComplete",
+        "SetupComplete",
+    ];
     assert_eq!(reasons, all);
     let lost = events.iter().find(|event| event["reason"] == "DriveLost").unwrap();
     assert_eq!((&lost["type"], &lost["involvedObject"]["kind"]), (&json!("Warning"), &json!("Node")));
