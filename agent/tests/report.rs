@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -104,6 +105,26 @@ fn a_server_that_is_none_is_asked_once_and_refused() {
     let (code, said, visits) = node.report(&[]);
     assert_eq!((code, visits), (3, 1), "{said}");
     assert!(said.contains("GET node ip-10-0-0-1: no trusted connection"), "{said}");
+}
+
+#[test]
+fn a_second_report_waits_for_the_first_and_looks_only_then() {
+    let node = Node::new();
+    let path = node.dir.path().join("run/nvme-agent/report.lock");
+    let lock = fs::File::create(&path).unwrap();
+    lock.lock().unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| node.report(&[TICK]));
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!second.is_finished());
+        assert_eq!(node.visits.load(Ordering::SeqCst), 0);
+        // What the first one has told in the meantime is not told again.
+        node.state("absent", "NoDrives");
+        drop(lock);
+        let (code, said, visits) = second.join().unwrap();
+        assert_eq!((code, visits), (0, 0), "{said}");
+        assert!(said.contains("waiting for another") && said.contains("no local drives"), "{said}");
+    });
 }
 
 #[test]

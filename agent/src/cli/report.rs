@@ -1,7 +1,8 @@
 //! `nvme-agent report`: the Node is told how its local storage is.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -11,6 +12,7 @@ use crate::error::Error;
 use crate::node::Keys;
 use crate::node::report::{self, Access, LONGEST_WAIT, Options, Outcome};
 use crate::root::Root;
+use crate::setup::lock;
 use crate::state::State;
 
 /// Put labels, annotation and condition on this machine's Kubernetes Node
@@ -77,12 +79,24 @@ fn outcome(context: &Context, args: &Args, config: &Config) -> Result<Outcome, E
         // The timer ticks before kubelet is set up, and on hosts that never become nodes.
         return quiet("nothing to report: there is no kubeconfig of kubelet's (yet)");
     }
+    let begun = Instant::now();
+    let all = report::PATIENCE + args.wait.unwrap_or_default();
+    let _lock = lock::take_at(root, report::LOCK_PATH, all)?;
     let memory = root.join(report::MEMORY_PATH);
-    let state = report::observe(root, config, &memory);
+    let look = {
+        let (root, config, memory) = (root.clone(), config.clone(), memory.clone());
+        move || report::observe(&root, &config, &memory)
+    };
+    let state = look();
     if args.if_changed && report::is_idle(root, &state) {
         return quiet(report::IDLE);
     }
-    let outcome = tell(&options(context, args, config, memory)?, &state)?;
+    let mut options = Options { look: Some(Arc::new(look)), ..options(context, args, config, memory)? };
+    // Whoever waited for another report has waited for the Node with it, and ends in the same time.
+    let waited = begun.elapsed();
+    options.wait = options.wait.map(|wait| wait.saturating_sub(waited));
+    options.patience = all.saturating_sub(waited + options.wait.unwrap_or_default()).min(report::PATIENCE);
+    let outcome = tell(&options, &state)?;
     report::mark_idle(root, &state);
     Ok(outcome)
 }

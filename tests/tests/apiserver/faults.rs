@@ -11,6 +11,7 @@ use lab::apiserver::kubeconfig::{Authority, Login};
 use lab::apiserver::pki::ServerCertificate;
 use lab::apiserver::{Options, Server};
 use nvme_agent::error::Error;
+use nvme_agent::state::{Health, State};
 use serde_json::json;
 
 use crate::node::{Node, said, secret_token, text};
@@ -63,6 +64,29 @@ fn a_conflict() {
 #[test]
 fn too_many_requests() {
     passes(&Fault::TooMany(1));
+}
+
+#[test]
+fn what_is_written_is_what_is_true_when_the_server_answers_at_last() {
+    let cluster = cluster();
+    let node = Node::registered(&cluster);
+    cluster.server().unwrap().inject(rule(&node, Fault::TooMany(4)).on(Method::GET).times(1));
+    let root = node.machine.root();
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            State::new(&root, Health::Failed, "ForeignData", "nvme1n1 holds a filesystem")
+                .write(&root)
+                .unwrap();
+        });
+        node.report(&[]).ok()
+    });
+    assert_eq!(node.says(), said("failed", "False", "ForeignData"));
+    assert!(ran.stdout.contains("state none -> failed (ForeignData)"), "{}", ran.stdout);
+    // It is remembered, too: nothing is left to be said.
+    let asked = node.requests().len();
+    node.report(&["--if-changed"]).ok();
+    assert_eq!(node.requests().len(), asked);
 }
 
 #[test]
