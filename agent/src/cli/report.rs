@@ -35,6 +35,8 @@ pub struct Args {
     if_changed: bool,
 }
 
+/// What was seen so long ago is true.
+const AT_ONCE: Duration = Duration::from_millis(20);
 /// Configuration that nothing can be said on the Node without.
 const NEEDED: [&str; 4] = ["label_domain", "label_keys", "label_method", "profile"];
 
@@ -79,23 +81,30 @@ fn outcome(context: &Context, args: &Args, config: &Config) -> Result<Outcome, E
         // The timer ticks before kubelet is set up, and on hosts that never become nodes.
         return quiet("nothing to report: there is no kubeconfig of kubelet's (yet)");
     }
-    let begun = Instant::now();
-    let all = report::PATIENCE + args.wait.unwrap_or_default();
-    let _lock = lock::take_at(root, report::LOCK_PATH, all)?;
     let memory = root.join(report::MEMORY_PATH);
     let look = {
         let (root, config, memory) = (root.clone(), config.clone(), memory.clone());
         move || report::observe(&root, &config, &memory)
     };
-    let state = look();
+    let mut state = look();
     if args.if_changed && report::is_idle(root, &state) {
         return quiet(report::IDLE);
     }
-    let mut options = Options { look: Some(Arc::new(look)), ..options(context, args, config, memory)? };
-    // Whoever waited for another report has waited for the Node with it, and ends in the same time.
+    let mut options = options(context, args, config, memory)?;
+    let (begun, all) = (Instant::now(), report::PATIENCE + args.wait.unwrap_or_default());
+    let _lock = lock::take_at(root, report::LOCK_PATH, all)?;
     let waited = begun.elapsed();
-    options.wait = options.wait.map(|wait| wait.saturating_sub(waited));
-    options.patience = all.saturating_sub(waited + options.wait.unwrap_or_default()).min(report::PATIENCE);
+    if waited > AT_ONCE {
+        state = look();
+        if args.if_changed && report::is_idle(root, &state) {
+            return quiet(report::IDLE);
+        }
+        // Whoever waited for another report has waited for the Node with it, and ends in the same time.
+        options.wait = options.wait.map(|wait| wait.saturating_sub(waited));
+        options.patience =
+            all.saturating_sub(waited + options.wait.unwrap_or_default()).min(report::PATIENCE);
+    }
+    options.look = Some(Arc::new(look));
     let outcome = tell(&options, &state)?;
     report::mark_idle(root, &state);
     Ok(outcome)

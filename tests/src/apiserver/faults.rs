@@ -30,6 +30,8 @@ pub enum Fault {
     Malformed,
     /// 200 and so many bytes of JSON.
     Huge(u64),
+    /// A webhook gives this label this value, whatever the request says.
+    Relabel(&'static str, &'static str),
 }
 
 /// When a fault happens.

@@ -153,6 +153,19 @@ impl Store {
         }
         normalize(&mut new)?;
         rules::admit(user, name, Some(&old), &new)?;
+        // Which makes it a precondition: apimachinery, ValidateObjectMetaAccessorUpdate.
+        if new["metadata"]["uid"] != old["metadata"]["uid"] {
+            return Err(Failure::invalid(
+                "Node",
+                name,
+                &[Cause {
+                    field: "metadata.uid".into(),
+                    value: new["metadata"]["uid"].as_str().unwrap_or_default().into(),
+                    problem: "field is immutable".into(),
+                    reason: "FieldValueInvalid",
+                }],
+            ));
+        }
         // What the other endpoint is for is put back, after admission has seen it.
         let kept = if status { "spec" } else { "status" };
         new[kept] = old[kept].clone();

@@ -61,6 +61,7 @@ cases! {
     table::conditions_are_replaced_by_a_merge_patch,
     table::metadata_may_go_with_the_status_and_spec_stays,
     table::a_stale_resource_version_is_409,
+    table::another_uid_is_422_and_the_own_changes_nothing,
     table::only_the_own_node_can_be_read,
     table::the_own_node_can_be_watched,
     table::a_bad_token_is_401_and_no_credentials_403,

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use crate::node::{Keys, Readiness};
 
-/// How old the condition's heartbeat may become before a report that reads the Node renews it.
-pub const HEARTBEAT: Duration = Duration::from_secs(3600);
+/// From this age on the condition's heartbeat is renewed. The next tick, which does so, comes up to 5 minutes later (4 min,
+/// 30 s of chance, 10 s of systemd's, the report itself), and no heartbeat is to be older than an hour.
+pub const HEARTBEAT: Duration = Duration::from_secs(54 * 60);
 
 /// What we look at of a Node. Everything else of it is skipped while it is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -52,6 +53,9 @@ pub struct Condition {
 /// What to write; empty where the Node says it all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
+    /// UID of the Node that was read. It goes into the patch: where somebody has deleted that Node, and kubelet registered
+    /// another one of its name, the API server refuses it, and what is true of the one is not said of the other.
+    pub uid: String,
     /// Labels and annotation that differ, as the patch's `metadata`.
     pub metadata: Option<Value>,
     /// Our element of the patch's `status.conditions`.
@@ -80,10 +84,8 @@ impl Change {
     /// there (pkg/registry/core/node/strategy.go resets the spec alone; kubelet does the same), so that label and
     /// condition never contradict each other, and a change costs one request less.
     pub fn patch(&self) -> Option<Patch> {
-        let mut body = json!({});
-        if let Some(metadata) = &self.metadata {
-            body["metadata"] = metadata.clone();
-        }
+        let mut body = json!({ "metadata": self.metadata.clone().unwrap_or_else(|| json!({})) });
+        body["metadata"]["uid"] = json!(self.uid);
         match &self.condition {
             Some(condition) => {
                 body["status"] = json!({ "conditions": [condition] });
@@ -128,6 +130,7 @@ pub fn diff(node: &Node, readiness: &Readiness, keys: &Keys, now: Timestamp) -> 
             || there.reason.as_deref() != Some(&readiness.condition.reason)
     });
     Change {
+        uid: node.metadata.uid.clone(),
         metadata: (!labels.is_empty() || !annotations.is_empty()).then_some(metadata),
         condition: condition(there, readiness, now),
         tells: (other_state && before.is_some()) || other_reason,
@@ -159,6 +162,12 @@ fn condition(there: Option<&Condition>, readiness: &Readiness, now: Timestamp) -
         condition["lastTransitionTime"] = json!(now);
     }
     Some(condition)
+}
+
+/// When the condition of type `kind` was last said to hold, in seconds since 1970.
+pub fn heartbeat(node: &Node, kind: &str) -> Option<i64> {
+    let condition = node.status.conditions.iter().find(|condition| condition.kind == kind)?;
+    Some(condition.last_heartbeat_time.as_deref()?.parse::<Timestamp>().ok()?.as_second())
 }
 
 fn is_fresh(heartbeat: Option<&str>, now: Timestamp) -> bool {

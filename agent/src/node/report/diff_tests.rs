@@ -78,6 +78,7 @@ fn a_first_report_is_one_patch_of_our_own_keys_through_the_status() {
         patch.body,
         json!({
             "metadata": {
+                "uid": "u",
                 "labels": {
                     "nvme-agent.e6data.com/state": "ready",
                     "nvme-agent.e6data.com/layout": "raid0",
@@ -146,19 +147,22 @@ fn a_label_that_somebody_took_away_comes_back_alone_and_not_through_the_status()
     let change = diff(&node, &ready, &Keys::default(), now());
     let patch = change.patch().unwrap();
     assert_eq!(patch.subresource, None);
-    assert_eq!(patch.body, json!({ "metadata": { "labels": { "nvme-agent.e6data.com/drives": "2" } } }));
+    assert_eq!(
+        patch.body,
+        json!({ "metadata": { "uid": "u", "labels": { "nvme-agent.e6data.com/drives": "2" } } })
+    );
     assert!(!change.tells);
 }
 
 #[test]
-fn the_heartbeat_is_renewed_when_it_is_an_hour_old() {
+fn the_heartbeat_is_renewed_before_it_is_an_hour_old() {
     let ready = readiness(Health::Ready, "SetupComplete", "ok");
     let node = told(&ready);
     let at = |time: &str| diff(&node, &ready, &Keys::default(), time.parse().unwrap()).patch();
-    assert_eq!(at("2026-07-26T12:59:59Z"), None);
-    let patch = at("2026-07-26T13:00:00Z").unwrap();
-    assert_eq!(patch.body["status"]["conditions"][0]["lastHeartbeatTime"], "2026-07-26T13:00:00Z");
-    assert_eq!(patch.body.get("metadata"), None);
+    assert_eq!(at("2026-07-26T12:53:59Z"), None);
+    let patch = at("2026-07-26T12:54:00Z").unwrap();
+    assert_eq!(patch.body["status"]["conditions"][0]["lastHeartbeatTime"], "2026-07-26T12:54:00Z");
+    assert_eq!(patch.body["metadata"], json!({ "uid": "u" }));
     // Of a clock that was wrong: nothing tells how old it is.
     assert!(at("2026-07-26T11:00:00Z").is_some());
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::diff::HEARTBEAT;
 use crate::error::{Error, Result};
 use crate::node::Readiness;
 use crate::persist::atomic;
@@ -17,8 +18,8 @@ use crate::state::State;
 pub const MEMORY_PATH: &str = "/run/nvme-agent/reported.json";
 /// Format of the file.
 const VERSION: u32 = 1;
-/// After this the Node is read again, in seconds: somebody may have changed or recreated it.
-const READ_AGAIN: i64 = 3600;
+/// After this the Node is read again, in seconds: somebody may have changed or recreated it, and the heartbeat is due.
+const READ_AGAIN: i64 = HEARTBEAT.as_secs() as i64;
 /// Ours has 2 or 3 KiB; a larger one is not ours. In bytes.
 const MAX_FILE: u64 = 64 << 10;
 
@@ -38,6 +39,8 @@ pub struct Memory {
     pub since: String,
     /// When the Node was read, in seconds since 1970.
     pub read: i64,
+    /// The heartbeat of its condition then, in seconds since 1970.
+    pub beat: i64,
     /// When what it says was last changed by us, RFC 3339; empty where it never was.
     pub changed: String,
     /// All that it was told, to compare with.
@@ -57,6 +60,7 @@ impl Memory {
             reason: state.reason.clone(),
             since: state.since.clone(),
             read: i64::try_from(read.as_secs()).unwrap_or(i64::MAX),
+            beat: i64::try_from(read.as_secs()).unwrap_or(i64::MAX),
             changed: String::new(),
             words: words(readiness),
         }
@@ -86,7 +90,7 @@ impl Memory {
         atomic::replace(path, &(text + "\n"))
     }
 
-    /// True where the Node, read within the hour, was told the same in this boot already, and `kubelet`, where there is
+    /// True where the Node, read and its heartbeat renewed within the hour, was told the same in this boot already, and `kubelet`, where there is
     /// one, is the one of then: another one has registered a Node that somebody deleted, with the labels of its start.
     pub fn covers(
         &self,
@@ -96,7 +100,7 @@ impl Memory {
         readiness: &Readiness,
         now: Duration,
     ) -> bool {
-        let age = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(self.read);
+        let age = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(self.read.min(self.beat));
         self.node == node
             && kubelet.is_none_or(|kubelet| kubelet == self.kubelet)
             && !self.boot_id.is_empty()
@@ -133,6 +137,8 @@ mod tests {
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
+    /// As long as nobody is asked.
+    const LONG: Duration = Duration::from_secs(54 * 60);
 
     #[test]
     fn it_covers_the_same_words_on_the_same_node_in_the_same_boot_within_the_hour() {
@@ -142,8 +148,16 @@ mod tests {
         let memory = Memory { kubelet: "7/1".into(), ..Memory::new("n", "u", &now, &said(&now), at) };
         let covers =
             |node: &str, state: &State, time| memory.covers(node, Some("7/1"), state, &said(state), time);
-        assert!(covers("n", &now, at) && covers("n", &now, at + HOUR - Duration::from_secs(1)));
-        assert!(!covers("n", &now, at + HOUR));
+        assert!(covers("n", &now, at) && covers("n", &now, at + LONG - Duration::from_secs(1)));
+        assert!(!covers("n", &now, at + LONG));
+        // Read, but its heartbeat was not renewed then.
+        let older = Memory { beat: memory.beat - 60, ..memory.clone() };
+        let ends = |memory: &Memory| {
+            (0..120).find(|minutes| {
+                !memory.covers("n", Some("7/1"), &now, &said(&now), at + Duration::from_secs(minutes * 60))
+            })
+        };
+        assert_eq!((ends(&memory), ends(&older)), (Some(54), Some(53)));
         assert!(!covers("n", &now, at - Duration::from_secs(1)), "a clock that went back proves nothing");
         assert!(!covers("m", &now, at));
         assert!(!covers("n", &state("DriveLost", "drive B is gone"), at));

@@ -37,7 +37,7 @@ pub use name::{find as node_name, kubelet};
 pub use observed::observe;
 
 use diff::Change;
-use run::Run;
+use run::{Run, Told};
 
 /// How long a report may take besides its wait for the Node.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -126,8 +126,10 @@ pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
         return Ok(quiet(line(node, state, &Change::default())));
     }
     let mut run = Run::new(options, state);
-    let (node, change) = run.told().await?;
+    let Told { node, change, other } = run.told().await?;
     let mut told = Memory::new(&options.node, &node.metadata.uid, &run.state, &run.readiness, now);
+    // One that was taken away on its way in is not sent again with every tick.
+    told.beat = diff::heartbeat(&node, &run.readiness.condition.kind).unwrap_or(told.read);
     told.kubelet = options.kubelet.clone().unwrap_or_default();
     told.changed = if change.is_empty() {
         memory.map(|memory| memory.changed).unwrap_or_default()
@@ -141,7 +143,7 @@ pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
         run.announce(&node, change.before.as_deref()).await;
     }
     Ok(Outcome {
-        line: line(&options.node, &run.state, &change),
+        line: line(&options.node, &run.state, &change) + &otherwise(&other),
         changed: !change.is_empty(),
         requests: run.requests,
         processes: run.processes,
@@ -159,6 +161,14 @@ fn line(node: &str, state: &State, change: &Change) -> String {
         Some(before) if before != now => format!("Node {node}: state {before} -> {now} ({reason})"),
         Some(_) => format!("Node {node}: state {now} ({reason}); wrote {}", change.parts()),
         None => format!("Node {node}: state none -> {now} ({reason})"),
+    }
+}
+
+/// That the Node does not say what was written.
+fn otherwise(parts: &str) -> String {
+    match parts {
+        "" => String::new(),
+        parts => format!("; but the Node says otherwise ({parts}): did a webhook or a controller change it?"),
     }
 }
 

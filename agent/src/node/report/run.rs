@@ -20,6 +20,16 @@ const READ_HOLDS: Duration = Duration::from_secs(100);
 /// An Event that is turned away so often is given up: the Node itself has been told.
 const EVENT_TRIES: u32 = 6;
 
+/// What came of it.
+pub(super) struct Told {
+    /// As the API server's last answer has it.
+    pub node: Node,
+    /// What had to be changed.
+    pub change: Change,
+    /// What of it the Node says otherwise all the same: "labels, condition"; usually empty.
+    pub other: String,
+}
+
 pub(super) struct Run<'a> {
     options: &'a Options,
     /// What is the case; looked at again before each further try.
@@ -52,8 +62,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Tries until the Node says what it ought to: the Node, and what had to be changed.
-    pub async fn told(&mut self) -> Result<(Node, Change)> {
+    /// Tries until the Node was told what it ought to say.
+    pub async fn told(&mut self) -> Result<Told> {
         for tries in 1.. {
             let failure = match self.attempt().await {
                 Ok(done) => return Ok(done),
@@ -118,7 +128,7 @@ impl<'a> Run<'a> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    async fn attempt(&mut self) -> Result<(Node, Change), Failure> {
+    async fn attempt(&mut self) -> Result<Told, Failure> {
         let (name, left) = (self.options.node.as_str(), self.left());
         let now = (self.options.clock)();
         let read = self.read.take().filter(|(at, _)| at.elapsed() < READ_HOLDS);
@@ -132,8 +142,10 @@ impl<'a> Run<'a> {
         let at = jiff::Timestamp::try_from(now).unwrap_or_default();
         let change = diff::diff(&node, &self.readiness, &self.options.keys, at);
         let told = self.first.get_or_insert_with(|| change.clone()).clone();
-        let Some(patch) = change.patch() else { return Ok((node, told)) };
-        let after = match self.patch(&patch).await {
+        let Some(patch) = change.patch() else {
+            return Ok(Told { node, change: told, other: String::new() });
+        };
+        let mut after = match self.patch(&patch).await {
             Err(Failure::Again(again)) if again.throttled => {
                 self.read = Some((read_at, node));
                 return Err(Failure::Again(again));
@@ -143,12 +155,14 @@ impl<'a> Run<'a> {
         // Where metadata was not taken along with the status (a proxy, a webhook), it goes by itself.
         let rest = diff::diff(&after, &self.readiness, &self.options.keys, at);
         if patch.subresource.is_some() && rest.metadata.is_some() {
-            let alone = Change { condition: None, ..change.clone() };
+            let alone = Change { condition: None, ..rest };
             if let Some(patch) = alone.patch() {
-                self.patch(&patch).await?;
+                after = self.patch(&patch).await?;
             }
         }
-        Ok((node, told))
+        // Whoever changes it on its way in, or at once, wins: to write it again would be a quarrel without end.
+        let other = diff::diff(&after, &self.readiness, &self.options.keys, at).parts();
+        Ok(Told { node: after, change: told, other })
     }
 
     async fn patch(&mut self, patch: &diff::Patch) -> Result<Node, Failure> {
