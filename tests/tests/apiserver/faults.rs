@@ -94,9 +94,9 @@ fn another_node_of_the_same_name_is_not_told_what_was_meant_for_the_one_that_was
     let cluster = cluster();
     let node = Node::registered(&cluster);
     let server = cluster.server().unwrap();
+    let first = node.seen()["metadata"]["uid"].clone();
     // Its answer is made at once, and takes seconds to arrive.
     server.inject(rule(&node, Fault::Slow(Duration::from_millis(2))).on(Method::GET).times(1));
-    let first = node.seen()["metadata"]["uid"].clone();
     let name = &node.name;
     std::thread::scope(|scope| {
         scope.spawn(|| {

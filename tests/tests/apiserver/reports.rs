@@ -151,6 +151,39 @@ pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back
     assert!(lost["message"].as_str().unwrap().contains("AWS0006638E38E390087"), "{lost}");
 }
 
+pub fn keys_that_were_renamed_take_the_place_of_the_former_ones(cluster: &Cluster) {
+    let node = Node::registered(cluster);
+    let config = |text: &str| node.machine.file("/etc/nvme-agent/config.toml", text);
+    config("profile = \"trino\"");
+    node.report(&["--if-changed"]).ok();
+    let own = |node: &Value| {
+        let all = node["metadata"]["labels"].as_object().unwrap().clone();
+        let mut keys: Vec<String> =
+            all.keys().filter(|key| key.contains("nvme") || key.contains("e6")).cloned().collect();
+        keys.sort();
+        keys
+    };
+    let all = ["capacity-gib", "drives", "layout", "profile", "state"];
+    assert_eq!(own(&node.seen()), all.map(|name| format!("nvme-agent.e6data.com/{name}")));
+    let before = methods(&node).len();
+    config("label_domain = \"storage.e6.example\"\nlabel_keys = \"state=nvme\"");
+    node.report(&["--if-changed"]).ok();
+    assert!(methods(&node).len() - before <= 3, "{:?}", methods(&node));
+    let seen = node.seen();
+    assert_eq!(
+        own(&seen),
+        ["capacity-gib", "drives", "layout", "nvme"].map(|name| format!("storage.e6.example/{name}"))
+    );
+    let annotations: Vec<&String> = seen["metadata"]["annotations"].as_object().unwrap().keys().collect();
+    assert!(annotations.iter().any(|key| *key == "storage.e6.example/detail"), "{annotations:?}");
+    assert!(annotations.iter().all(|key| !key.contains("e6data")), "{annotations:?}");
+    assert_eq!(node.condition(), None, "{seen}");
+    let kinds: Vec<&Value> =
+        seen["status"]["conditions"].as_array().unwrap().iter().map(|c| &c["type"]).collect();
+    assert!(kinds.contains(&&json!("storage.e6.example/LocalStorageReady")), "{kinds:?}");
+    assert_eq!(kubelets(&seen).len(), 4);
+}
+
 pub fn what_somebody_took_away_comes_back_with_a_report(cluster: &Cluster) {
     let node = Node::registered(cluster);
     node.report(&[]).ok();

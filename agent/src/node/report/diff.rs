@@ -60,6 +60,8 @@ pub struct Change {
     pub metadata: Option<Value>,
     /// Our element of the patch's `status.conditions`.
     pub condition: Option<Value>,
+    /// A condition that was ours under another name, as an element that takes it away.
+    pub gone: Option<Value>,
     /// The state that the Node's label said; none where it had none.
     pub before: Option<String>,
     /// What the Node said of the state or its reason was something else: worth an Event.
@@ -75,7 +77,7 @@ pub struct Patch {
 
 impl Change {
     pub fn is_empty(&self) -> bool {
-        self.metadata.is_none() && self.condition.is_none()
+        self.metadata.is_none() && self.condition.is_none() && self.gone.is_none()
     }
 
     /// The one patch that makes the change; none for an empty one.
@@ -86,13 +88,38 @@ impl Change {
     pub fn patch(&self) -> Option<Patch> {
         let mut body = json!({ "metadata": self.metadata.clone().unwrap_or_else(|| json!({})) });
         body["metadata"]["uid"] = json!(self.uid);
-        match &self.condition {
-            Some(condition) => {
-                body["status"] = json!({ "conditions": [condition] });
-                Some(Patch { subresource: Some("status"), body })
-            }
-            None => self.metadata.is_some().then_some(Patch { subresource: None, body }),
+        let conditions: Vec<&Value> = self.condition.iter().chain(&self.gone).collect();
+        if conditions.is_empty() {
+            return self.metadata.is_some().then_some(Patch { subresource: None, body });
         }
+        body["status"] = json!({ "conditions": conditions });
+        Some(Patch { subresource: Some("status"), body })
+    }
+
+    /// Also takes away what `node` was told as `former` and is not among `readiness`: the keys have been renamed, or one of
+    /// them is no longer configured, and what stayed would go on saying what was true then.
+    pub fn without(mut self, node: &Node, former: &Readiness, readiness: &Readiness) -> Change {
+        let mut takes = |part: &str, key: &str| {
+            let metadata = self.metadata.get_or_insert_with(|| json!({}));
+            metadata[part][key] = Value::Null;
+        };
+        for (key, _) in &former.labels {
+            let kept = readiness.labels.iter().any(|(ours, _)| ours == key);
+            if !kept && node.metadata.labels.contains_key(key) {
+                takes("labels", key);
+            }
+        }
+        let (key, _) = &former.annotation;
+        if *key != readiness.annotation.0 && node.metadata.annotations.contains_key(key) {
+            takes("annotations", key);
+        }
+        let kind = &former.condition.kind;
+        if *kind != readiness.condition.kind && node.status.conditions.iter().any(|there| there.kind == *kind)
+        {
+            // A directive of strategic merges (k8s.io/apimachinery, strategicpatch).
+            self.gone = Some(json!({ "$patch": "delete", "type": kind }));
+        }
+        self
     }
 
     /// What was written, in words: "labels, annotation, condition".
@@ -101,7 +128,7 @@ impl Change {
         let parts = [
             ("labels", has("labels")),
             ("annotation", has("annotations")),
-            ("condition", self.condition.is_some()),
+            ("condition", self.condition.is_some() || self.gone.is_some()),
         ];
         let parts: Vec<&str> = parts.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
         parts.join(", ")
@@ -133,6 +160,7 @@ pub fn diff(node: &Node, readiness: &Readiness, keys: &Keys, now: Timestamp) -> 
         uid: node.metadata.uid.clone(),
         metadata: (!labels.is_empty() || !annotations.is_empty()).then_some(metadata),
         condition: condition(there, readiness, now),
+        gone: None,
         tells: (other_state && before.is_some()) || other_reason,
         before,
     }

@@ -155,6 +155,43 @@ fn a_label_that_somebody_took_away_comes_back_alone_and_not_through_the_status()
 }
 
 #[test]
+fn keys_of_before_go_in_the_same_patch_but_not_those_that_stay_or_are_not_there() {
+    let state = State { state: Health::Ready, reason: "SetupComplete".into(), ..State::default() };
+    let of = |names: &str, profile: &str| {
+        let keys = Keys::default().renamed(names).unwrap();
+        (Readiness::of(&state, &keys, profile), keys)
+    };
+    let (former, _) = of("", "trino");
+    let (readiness, keys) = of("state=local,detail=x.example/detail,LocalStorageReady=x.example/Ready", "");
+    let mut node = told(&former);
+    node.metadata.labels.remove("nvme-agent.e6data.com/profile");
+    let change = diff(&node, &readiness, &keys, now()).without(&node, &former, &readiness);
+    let body = change.patch().unwrap().body;
+    assert_eq!(
+        body["metadata"]["labels"],
+        json!({ "nvme-agent.e6data.com/local": "ready", "nvme-agent.e6data.com/state": null })
+    );
+    let annotations = body["metadata"]["annotations"].as_object().unwrap();
+    assert_eq!(annotations["nvme-agent.e6data.com/detail"], Value::Null);
+    assert!(annotations["x.example/detail"].is_string());
+    let conditions = body["status"]["conditions"].as_array().unwrap();
+    assert_eq!(conditions[0]["type"], "x.example/Ready");
+    let gone = json!({ "$patch": "delete", "type": "nvme-agent.e6data.com/LocalStorageReady" });
+    assert_eq!(conditions[1..], [gone]);
+    // One key alone goes without the status.
+    let (with, _) = of("", "trino");
+    let (without, keys) = of("", "");
+    let change = diff(&told(&with), &without, &keys, now()).without(&told(&with), &with, &without);
+    let patch = change.patch().unwrap();
+    assert_eq!(patch.subresource, None);
+    assert_eq!(patch.body["metadata"]["labels"], json!({ "nvme-agent.e6data.com/profile": null }));
+    // Once gone, nothing is left to do.
+    let mut node = told(&with);
+    node.metadata.labels.remove("nvme-agent.e6data.com/profile");
+    assert!(diff(&node, &without, &keys, now()).without(&node, &with, &without).is_empty());
+}
+
+#[test]
 fn the_heartbeat_is_renewed_before_it_is_an_hour_old() {
     let ready = readiness(Health::Ready, "SetupComplete", "ok");
     let node = told(&ready);

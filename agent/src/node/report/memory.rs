@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::diff::HEARTBEAT;
+use super::wording::Wording;
 use crate::error::{Error, Result};
 use crate::node::Readiness;
 use crate::persist::atomic;
@@ -43,6 +44,8 @@ pub struct Memory {
     pub beat: i64,
     /// When what it says was last changed by us, RFC 3339; empty where it never was.
     pub changed: String,
+    /// Under which keys.
+    pub wording: Wording,
     /// All that it was told, to compare with.
     words: String,
 }
@@ -62,6 +65,7 @@ impl Memory {
             read: i64::try_from(read.as_secs()).unwrap_or(i64::MAX),
             beat: i64::try_from(read.as_secs()).unwrap_or(i64::MAX),
             changed: String::new(),
+            wording: Wording::default(),
             words: words(readiness),
         }
     }

@@ -20,6 +20,7 @@ mod pem;
 mod plugin;
 mod retry;
 mod run;
+mod wording;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use observed::observe;
 
 use diff::Change;
 use run::{Run, Told};
+use wording::Wording;
 
 /// How long a report may take besides its wait for the Node.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -125,14 +127,15 @@ pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
     {
         return Ok(quiet(line(node, state, &Change::default())));
     }
-    let mut run = Run::new(options, state);
+    let mut run = Run::new(options, state, memory.as_ref());
     let Told { node, change, other } = run.told().await?;
     let mut told = Memory::new(&options.node, &node.metadata.uid, &run.state, &run.readiness, now);
     // One that was taken away on its way in is not sent again with every tick.
     told.beat = diff::heartbeat(&node, &run.readiness.condition.kind).unwrap_or(told.read);
+    told.wording = Wording::of(&options.keys, &options.profile);
     told.kubelet = options.kubelet.clone().unwrap_or_default();
     told.changed = if change.is_empty() {
-        memory.map(|memory| memory.changed).unwrap_or_default()
+        memory.as_ref().map(|memory| memory.changed.clone()).unwrap_or_default()
     } else {
         crate::state::rfc3339((options.clock)())
     };

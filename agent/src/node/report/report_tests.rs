@@ -249,6 +249,7 @@ fn the_line_says_what_changed() {
         uid: "u".into(),
         metadata: Some(json!({ "labels": {} })),
         condition: Some(Value::Null),
+        gone: None,
         before: before.map(str::to_owned),
         tells: true,
     };

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::access::Session;
 use super::api::Api;
 use super::diff::{self, Change, Node};
 use super::retry::{self, Again, Failure};
-use super::{Options, event};
+use super::wording::Wording;
+use super::{Memory, Options, event};
 use crate::error::{Error, Result};
 use crate::node::Readiness;
 use crate::state::State;
@@ -35,6 +37,8 @@ pub(super) struct Run<'a> {
     /// What is the case; looked at again before each further try.
     pub state: State,
     pub readiness: Readiness,
+    /// What some Node was told last, as far as that is known.
+    said: Option<&'a Memory>,
     session: Option<(Session, Api)>,
     /// The Node as read, where the patch that followed was turned away unread: when thousands of nodes are throttled,
     /// each reading its Node again before each try is what keeps them throttled.
@@ -48,11 +52,12 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub fn new(options: &'a Options, state: &State) -> Run<'a> {
+    pub fn new(options: &'a Options, state: &State, said: Option<&'a Memory>) -> Run<'a> {
         Run {
             options,
             state: state.clone(),
             readiness: Readiness::of(state, &options.keys, &options.profile),
+            said,
             session: None,
             read: None,
             first: None,
@@ -139,8 +144,8 @@ impl<'a> Run<'a> {
                 (Instant::now(), self.counted(node)?)
             }
         };
-        let at = jiff::Timestamp::try_from(now).unwrap_or_default();
-        let change = diff::diff(&node, &self.readiness, &self.options.keys, at);
+        let at = Timestamp::try_from(now).unwrap_or_default();
+        let change = self.lacks(&node, at);
         let told = self.first.get_or_insert_with(|| change.clone()).clone();
         let Some(patch) = change.patch() else {
             return Ok(Told { node, change: told, other: String::new() });
@@ -153,16 +158,30 @@ impl<'a> Run<'a> {
             other => other?,
         };
         // Where metadata was not taken along with the status (a proxy, a webhook), it goes by itself.
-        let rest = diff::diff(&after, &self.readiness, &self.options.keys, at);
+        let rest = self.lacks(&after, at);
         if patch.subresource.is_some() && rest.metadata.is_some() {
-            let alone = Change { condition: None, ..rest };
+            let alone = Change { condition: None, gone: None, ..rest };
             if let Some(patch) = alone.patch() {
                 after = self.patch(&patch).await?;
             }
         }
         // Whoever changes it on its way in, or at once, wins: to write it again would be a quarrel without end.
-        let other = diff::diff(&after, &self.readiness, &self.options.keys, at).parts();
+        let other = self.lacks(&after, at).parts();
         Ok(Told { node: after, change: told, other })
+    }
+
+    /// What `node` has to be told, and what of the keys that it was told under before has to go.
+    fn lacks(&self, node: &Node, now: Timestamp) -> Change {
+        let Options { keys, profile, .. } = self.options;
+        let change = diff::diff(node, &self.readiness, keys, now);
+        let before = self.said.filter(|said| said.node == self.options.node && said.uid == node.metadata.uid);
+        match before.map(|said| &said.wording).filter(|wording| **wording != Wording::of(keys, profile)) {
+            Some(wording) => match wording.readiness(&self.state) {
+                Some(former) => change.without(node, &former, &self.readiness),
+                None => change,
+            },
+            None => change,
+        }
     }
 
     async fn patch(&mut self, patch: &diff::Patch) -> Result<Node, Failure> {
