@@ -70,6 +70,13 @@ impl Node {
         self.file("run/nvme-agent/state.json", &text);
     }
 
+    /// By a drop-in.
+    fn registers_absent(&self) {
+        let text = "{\"boot_id\": \"boot\", \"way\": \"dropin\", \"path\": \"/etc/eks/nodeadm.d/50-nvme-agent.yaml\", \
+                    \"state\": \"absent\"}";
+        self.file("run/nvme-agent/registration.json", text);
+    }
+
     /// Exit code, output, and how many connections it made. Where it fails, nothing is remembered as told.
     fn report(&self, args: &[&str]) -> (i32, String, usize) {
         let before = self.visits.load(Ordering::SeqCst);
@@ -118,8 +125,9 @@ fn a_second_report_waits_for_the_first_and_looks_only_then() {
         std::thread::sleep(Duration::from_secs(2));
         assert!(!second.is_finished());
         assert_eq!(node.visits.load(Ordering::SeqCst), 0);
-        // What the first one has told in the meantime is not told again.
+        // What has become true in the meantime.
         node.state("absent", "NoDrives");
+        node.registers_absent();
         drop(lock);
         let (code, said, visits) = second.join().unwrap();
         assert_eq!((code, visits), (0, 0), "{said}");
@@ -182,6 +190,9 @@ fn what_else_is_wrong_in_the_configuration_does_not_keep_a_tick_from_telling_the
 fn a_node_without_drives_is_left_alone_unless_it_had_storage_once() {
     let node = Node::new();
     node.state("absent", "NoDrives");
+    // Nothing that kubelet reads says so: the Node is told.
+    assert_eq!(node.report(&[TICK]).2, 1);
+    node.registers_absent();
     node.refuses(&[TICK], 0, &["no local drives"]);
     // A teardown left at the boot before: the Node still says ready.
     node.state("absent", "TornDown");
@@ -189,6 +200,14 @@ fn a_node_without_drives_is_left_alone_unless_it_had_storage_once() {
     // The instance came back as a type without drives.
     node.state("absent", "NoDrives");
     node.file("var/lib/nvme-agent/record.json", "{}");
+    assert_eq!(node.report(&[TICK]).2, 1);
+    // After a teardown there is no record, but the Node was told something.
+    fs::remove_file(node.dir.path().join("var/lib/nvme-agent/record.json")).unwrap();
+    node.refuses(&[TICK], 0, &["no local drives"]);
+    node.file(
+        "var/lib/nvme-agent/reported.json",
+        "{\"version\": 1, \"boot_id\": \"before\", \"state\": \"ready\"}",
+    );
     assert_eq!(node.report(&[TICK]).2, 1);
 }
 

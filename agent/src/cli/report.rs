@@ -88,6 +88,7 @@ fn outcome(context: &Context, args: &Args, config: &Config) -> Result<Outcome, E
     };
     let mut state = look();
     if args.if_changed && report::is_idle(root, &state) {
+        report::mark_idle(root, &state);
         return quiet(report::IDLE);
     }
     let mut options = options(context, args, config, memory)?;
@@ -122,6 +123,7 @@ fn options(context: &Context, args: &Args, config: &Config, memory: PathBuf) -> 
         profile: config.profile.clone(),
         if_changed: args.if_changed,
         kubelet: report::kubelet(&context.root),
+        lasting: Some(context.root.join(report::LASTING_PATH)),
         wait: args.wait,
         ..Options::new(access, node, memory)
     })

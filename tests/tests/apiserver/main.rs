@@ -73,6 +73,7 @@ cases! {
     reports::a_second_report_sends_no_patch,
     reports::an_unchanged_tick_asks_nobody_and_starts_nothing,
     reports::a_node_without_drives_has_nothing_to_tell_at_a_tick,
+    reports::what_the_node_was_told_before_a_boot_is_taken_back_in_it,
     reports::what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back,
     reports::keys_that_were_renamed_take_the_place_of_the_former_ones,
     reports::what_somebody_took_away_comes_back_with_a_report,

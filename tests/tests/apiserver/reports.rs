@@ -7,6 +7,8 @@ use lab::apiserver::auth::User;
 use lab::apiserver::client::MERGE;
 use lab::apiserver::cluster::Cluster;
 use lab::apiserver::kubeconfig::{Authority, Exec, Login};
+use nvme_agent::config::{Config, LabelMethod};
+use nvme_agent::node::registration;
 use serde_json::{Value, json};
 
 use crate::node::{Node, said, text};
@@ -89,12 +91,40 @@ pub fn a_node_without_drives_has_nothing_to_tell_at_a_tick(cluster: &Cluster) {
     std::fs::remove_file(node.machine.path("/sys/class/nvme/nvme1")).unwrap();
     node.unmount();
     let absent = nvme_agent::state::Health::Absent;
-    nvme_agent::state::State::new(&root, absent, "NoDrives", "no drives").write(&root).unwrap();
+    let mut state = nvme_agent::state::State::new(&root, absent, "NoDrives", "no drives");
+    state.write(&root).unwrap();
+    node.machine.file("/etc/eks/nodeadm.d/10-theirs.yaml", "");
+    registration::update(&root, &Config::default(), &state);
     node.report(&["--if-changed"]).ok();
     assert_eq!(node.label("state"), None);
     assert_eq!(methods(&node), [] as [Method; 0]);
-    node.report(&[]).ok();
+    // Where nothing that kubelet reads says so, the Node is told once.
+    registration::update(&root, &Config { label_method: LabelMethod::Api, ..Config::default() }, &state);
+    node.report(&["--if-changed"]).ok();
     assert_eq!(node.label("state").as_deref(), Some("absent"));
+    let asked = methods(&node).len();
+    node.report(&["--if-changed"]).ok();
+    assert_eq!(methods(&node).len(), asked);
+}
+
+pub fn what_the_node_was_told_before_a_boot_is_taken_back_in_it(cluster: &Cluster) {
+    let node = Node::registered(cluster);
+    node.report(&["--if-changed"]).ok();
+    assert_eq!(node.label("state").as_deref(), Some("ready"));
+    // The instance comes back without drives, and nothing of its storage is left: a teardown was before that.
+    node.machine.file("/proc/sys/kernel/random/boot_id", "another\n");
+    std::fs::remove_dir_all(node.machine.path("/run/nvme-agent")).unwrap();
+    std::fs::remove_file(node.machine.path("/sys/block/nvme1n1")).unwrap();
+    std::fs::remove_file(node.machine.path("/sys/class/nvme/nvme1")).unwrap();
+    node.unmount();
+    let root = node.machine.root();
+    let mut state =
+        nvme_agent::state::State::new(&root, nvme_agent::state::Health::Absent, "NoDrives", "no drives");
+    state.write(&root).unwrap();
+    node.machine.file("/etc/eks/nodeadm.d/10-theirs.yaml", "");
+    registration::update(&root, &Config::default(), &state);
+    node.report(&["--if-changed"]).ok();
+    assert_eq!(node.says(), said("absent", "Unknown", "NoDrives"));
 }
 
 pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back(cluster: &Cluster) {

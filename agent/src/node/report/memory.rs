@@ -13,10 +13,14 @@ use super::wording::Wording;
 use crate::error::{Error, Result};
 use crate::node::Readiness;
 use crate::persist::atomic;
+use crate::root::Root;
 use crate::state::State;
 
 /// Where it is. On a tmpfs: after a boot the Node is read anyway, since kubelet may have registered it anew.
 pub const MEMORY_PATH: &str = "/run/nvme-agent/reported.json";
+/// The same, of whatever boot: what outlives a boot is what the Node was told in it, until it is told something else.
+/// Written only where that changes.
+pub const LASTING_PATH: &str = "/var/lib/nvme-agent/reported.json";
 /// Format of the file.
 const VERSION: u32 = 1;
 /// After this the Node is read again, in seconds: somebody may have changed or recreated it, and the heartbeat is due.
@@ -75,6 +79,26 @@ impl Memory {
         let mut bytes = Vec::new();
         fs::File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice::<Memory>(&bytes).ok().filter(|memory| memory.version == VERSION)
+    }
+
+    /// What the Node was told last, in this boot or an earlier one; none where it never was told anything.
+    pub fn last(root: &Root) -> Option<Memory> {
+        [MEMORY_PATH, LASTING_PATH].into_iter().find_map(|path| Memory::load(&root.join(path)))
+    }
+
+    /// Writes it where it outlives the boot, unless the same is there.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep(&self, path: &Path) -> Result<()> {
+        let same = |there: &Memory| {
+            (&there.node, &there.uid, &there.state, &there.wording)
+                == (&self.node, &self.uid, &self.state, &self.wording)
+        };
+        match Memory::load(path) {
+            Some(there) if same(&there) => Ok(()),
+            _ => atomic::write_json_durable(path, self),
+        }
     }
 
     /// Writes it: readers see the former or this one.
@@ -173,6 +197,29 @@ mod tests {
         let nowhere = State { boot_id: String::new(), ..now };
         let memory = Memory::new("n", "u", &nowhere, &said(&nowhere), at);
         assert!(!memory.covers("n", None, &nowhere, &said(&nowhere), at));
+    }
+
+    #[test]
+    fn what_outlives_the_boot_is_written_only_where_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let path = root.join(LASTING_PATH);
+        let of = |state: &State, read| {
+            Memory::new("n", "u", state, &Readiness::of(state, &Keys::default(), ""), read)
+        };
+        let failed = state("DriveLost", "x");
+        let first = of(&failed, HOUR);
+        first.keep(&path).unwrap();
+        of(&failed, 2 * HOUR).keep(&path).unwrap();
+        assert_eq!(Memory::last(&root), Some(first.clone()));
+        let ready = of(&State { state: Health::Ready, ..failed.clone() }, 3 * HOUR);
+        ready.keep(&path).unwrap();
+        assert_eq!(Memory::last(&root), Some(ready.clone()));
+        Memory { uid: "v".into(), ..ready }.keep(&path).unwrap();
+        assert_eq!(Memory::last(&root).unwrap().uid, "v");
+        // This boot's is newer.
+        first.save(&root.join(MEMORY_PATH)).unwrap();
+        assert_eq!(Memory::last(&root), Some(first));
     }
 
     #[test]

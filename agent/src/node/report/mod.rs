@@ -33,7 +33,7 @@ use crate::state::State;
 pub use access::{Access, Session};
 pub use idle::{IDLE, IDLE_PATH, is_idle, mark as mark_idle};
 pub use kubeconfig::KUBECONFIG_PATH;
-pub use memory::{MEMORY_PATH, Memory};
+pub use memory::{LASTING_PATH, MEMORY_PATH, Memory};
 pub use name::{find as node_name, kubelet};
 pub use observed::observe;
 
@@ -65,6 +65,8 @@ pub struct Options {
     pub profile: String,
     /// Where what was told is remembered; usually [`MEMORY_PATH`].
     pub memory: PathBuf,
+    /// Where what outlives the boot is remembered, usually [`LASTING_PATH`]; none: nowhere.
+    pub lasting: Option<PathBuf>,
     /// Ask nobody where the Node was told the same within the hour, in this boot, and not registered since.
     pub if_changed: bool,
     /// Which run of kubelet there is, see [`kubelet`]; none where that is not known.
@@ -87,6 +89,7 @@ impl Options {
             keys: Keys::default(),
             profile: String::new(),
             memory: memory.into(),
+            lasting: None,
             if_changed: false,
             kubelet: None,
             wait: None,
@@ -118,7 +121,7 @@ pub struct Outcome {
 /// had. What was written by then stays.
 pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
     let readiness = Readiness::of(state, &options.keys, &options.profile);
-    let memory = Memory::load(&options.memory);
+    let memory = Memory::load(&options.memory).or_else(|| Memory::load(options.lasting.as_deref()?));
     let now = since_epoch((options.clock)());
     let quiet = |line: String| Outcome { line, changed: false, requests: 0, processes: 0 };
     let (node, kubelet) = (options.node.as_str(), options.kubelet.as_deref());
@@ -141,6 +144,9 @@ pub async fn report(options: &Options, state: &State) -> Result<Outcome> {
     };
     if let Err(error) = told.save(&options.memory) {
         tracing::warn!("what was reported cannot be remembered, so the next tick asks again: {error}");
+    }
+    if let Some(Err(error)) = options.lasting.as_deref().map(|path| told.keep(path)) {
+        tracing::warn!("what was reported is not remembered beyond this boot: {error}");
     }
     if change.tells {
         run.announce(&node, change.before.as_deref()).await;
