@@ -110,6 +110,9 @@ impl Connection {
                 return response;
             }
             (Some(user), None) => {
+                if fault == Some(Fault::Recreated) {
+                    self.shared.store.recreate(entry.path.split('/').nth(4).unwrap_or_default());
+                }
                 let body = match fault {
                     Some(Fault::Relabel(key, value)) => relabelled(&body, key, value),
                     _ => body,

@@ -120,6 +120,17 @@ impl Store {
         Ok(node)
     }
 
+    /// Another Node of this name, that says the same.
+    pub fn recreate(&self, name: &str) {
+        let mut objects = self.lock();
+        objects.version += 1;
+        let version = objects.version;
+        if let Some(node) = objects.nodes.get_mut(name) {
+            node["metadata"]["uid"] = json!(uid(version));
+            node["metadata"]["resourceVersion"] = json!(version.to_string());
+        }
+    }
+
     /// Patches a Node, or its status. A patch that changes nothing leaves the resource version.
     pub fn patch(
         &self,
