@@ -118,8 +118,8 @@ impl Memory {
         atomic::replace(path, &(text + "\n"))
     }
 
-    /// True where the Node, read and its heartbeat renewed within the hour, was told the same in this boot already, and `kubelet`, where there is
-    /// one, is the one of then: another one has registered a Node that somebody deleted, with the labels of its start.
+    /// True where the Node, read and its heartbeat renewed within the hour, was told the same in this boot already, and every
+    /// run of `kubelet` that there is was there then: another one has registered a Node that somebody deleted, with the labels of its start.
     pub fn covers(
         &self,
         node: &str,
@@ -130,7 +130,9 @@ impl Memory {
     ) -> bool {
         let age = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(self.read.min(self.beat));
         self.node == node
-            && kubelet.is_none_or(|kubelet| kubelet == self.kubelet)
+            && kubelet.is_none_or(|runs| {
+                runs.split(' ').all(|run| self.kubelet.split(' ').any(|known| known == run))
+            })
             && !self.boot_id.is_empty()
             && self.boot_id == state.boot_id
             && self.words == words(readiness)
@@ -194,6 +196,15 @@ mod tests {
         let with = |kubelet| memory.covers("n", kubelet, &now, &said(&now), at);
         assert!(with(None), "one that is down registers nothing");
         assert!(!with(Some("7/2")));
+        assert!(
+            !with(Some("7/1 9/3")),
+            "one that was started since registers the Node, whatever else is there"
+        );
+        let both = Memory { kubelet: "7/1 9/3".into(), ..memory.clone() };
+        let with = |runs| both.covers("n", Some(runs), &now, &said(&now), at);
+        assert!(with("7/1 9/3") && with("9/3") && !with("7/1 9/4"));
+        let none = Memory { kubelet: String::new(), ..memory.clone() };
+        assert!(!none.covers("n", Some("7/1"), &now, &said(&now), at), "it was down when the Node was read");
         let nowhere = State { boot_id: String::new(), ..now };
         let memory = Memory::new("n", "u", &nowhere, &said(&nowhere), at);
         assert!(!memory.covers("n", None, &nowhere, &said(&nowhere), at));
