@@ -160,13 +160,17 @@ fn a_node_whose_name_is_not_known_or_none_is_refused() {
 }
 
 #[test]
-fn a_label_domain_that_is_reserved_or_none_is_refused_by_hand_and_at_a_tick() {
+fn a_label_domain_that_is_reserved_or_none_is_refused_by_hand_and_not_used_at_a_tick() {
     let node = Node::new();
     for domain in ["kubernetes.io", "x.k8s.io", "node-restriction.kubernetes.io", "Not A Domain", ""] {
         node.file("etc/nvme-agent/config.toml", &format!("# ours\nlabel_domain = \"{domain}\"\n"));
-        for args in [&[][..], &[TICK]] {
-            node.refuses(args, 4, &["config.toml:2", "label_domain"]);
-        }
+        node.refuses(&[], 4, &["config.toml:2", "label_domain"]);
+        let (code, said, visits) = node.report(&[TICK]);
+        assert_eq!((code, visits), (3, 1), "{domain}: {said}");
+        assert!(
+            said.contains("the Node is told under nvme-agent.e6data.com, with what can be read"),
+            "{said}"
+        );
     }
 }
 

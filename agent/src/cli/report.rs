@@ -37,9 +37,6 @@ pub struct Args {
 
 /// What was seen so long ago is true.
 const AT_ONCE: Duration = Duration::from_millis(20);
-/// Configuration that nothing can be said on the Node without.
-const NEEDED: [&str; 4] = ["label_domain", "label_keys", "label_method", "profile"];
-
 fn wait(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         time if time <= LONGEST_WAIT => Ok(time),
@@ -50,14 +47,13 @@ fn wait(text: &str) -> Result<Duration, String> {
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     let (config, wrong) = match context.load(&Overrides::default()) {
         Ok(config) => (config, None),
-        // The setup of this boot has failed by it: the Node must not go on to say what it said before. Where what is
-        // wrong is what it would say, or under which keys, nothing is written.
+        // The setup of this boot has failed by it: the Node must not go on to say what it said before.
         Err(error) if args.if_changed => {
-            let salvaged = context.salvage(&Overrides::default());
-            if salvaged.wrong.iter().any(|key| NEEDED.contains(&key.as_str())) {
-                return Err(error.into());
+            let (config, how) = report::recall(&context.root, context.salvage(&Overrides::default()));
+            if let Some(how) = how {
+                tracing::warn!("{how}");
             }
-            (salvaged.config, Some(error))
+            (config, Some(error))
         }
         Err(error) => return Err(error.into()),
     };

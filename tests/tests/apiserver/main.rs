@@ -76,6 +76,7 @@ cases! {
     reports::what_the_node_was_told_before_a_boot_is_taken_back_in_it,
     reports::what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back,
     reports::keys_that_were_renamed_take_the_place_of_the_former_ones,
+    reports::a_configuration_that_cannot_be_read_any_more_does_not_change_the_keys,
     reports::what_somebody_took_away_comes_back_with_a_report,
     reports::every_way_to_log_in,
     reports::the_node_is_waited_for_only_where_that_is_asked,

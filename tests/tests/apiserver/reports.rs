@@ -214,6 +214,27 @@ pub fn keys_that_were_renamed_take_the_place_of_the_former_ones(cluster: &Cluste
     assert_eq!(kubelets(&seen).len(), 4);
 }
 
+pub fn a_configuration_that_cannot_be_read_any_more_does_not_change_the_keys(cluster: &Cluster) {
+    let node = Node::registered(cluster);
+    let config = |text: &str| node.machine.file("/etc/nvme-agent/config.toml", text);
+    config("label_domain = \"storage.example\"\nprofile = \"trino\"");
+    node.report(&["--if-changed"]).ok();
+    // The boot after: its setup fails by the same mistake.
+    for (number, wrong) in ["not TOML", "label_domain = \"k8s.io\"\nprofile = \"a b\""].iter().enumerate() {
+        config(wrong);
+        std::fs::remove_file(node.machine.path(nvme_agent::node::report::MEMORY_PATH)).unwrap();
+        node.setup_failed(&format!("BadConfiguration{number}"), "config.toml");
+        node.report(&["--if-changed"])
+            .fails(4, &["config.toml", "told under storage.example, as it was told last"]);
+        let labels = node.seen()["metadata"]["labels"].clone();
+        assert_eq!(
+            (&labels["storage.example/state"], &labels["storage.example/profile"]),
+            (&json!("failed"), &json!("trino"))
+        );
+        assert_eq!(node.label("state"), None, "nothing under the default domain");
+    }
+}
+
 pub fn what_somebody_took_away_comes_back_with_a_report(cluster: &Cluster) {
     let node = Node::registered(cluster);
     node.report(&[]).ok();

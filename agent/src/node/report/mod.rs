@@ -38,6 +38,8 @@ pub use name::{find as node_name, kubelet};
 pub use observed::observe;
 
 use diff::Change;
+pub use wording::recall;
+
 use run::{Run, Told};
 use wording::Wording;
 
