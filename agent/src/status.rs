@@ -1,8 +1,10 @@
 //! status: what is there now, how it is, and why.
 //!
 //! The state file says what the last setup of this boot came to; whether that still holds is judged from the live
-//! machine. Nothing here writes, starts a program, or fails because one part cannot be read: the report says which.
+//! machine. Nothing here writes, or fails because one part cannot be read: the report says which. The one program that is
+//! started is stat(1), with a deadline.
 
+mod answer;
 mod judge;
 mod live;
 mod node;
@@ -111,6 +113,9 @@ pub struct MountPart {
     pub available_bytes: Option<u64>,
     /// It is the filesystem that setup mounted and verified.
     pub ours: bool,
+    /// Errors that the kernel has found in it since it was last checked; none where it does not count them.
+    #[serde(default)]
+    pub errors: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

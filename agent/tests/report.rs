@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -69,6 +70,13 @@ impl Node {
         self.file("run/nvme-agent/state.json", &text);
     }
 
+    /// By a drop-in.
+    fn registers_absent(&self) {
+        let text = "{\"boot_id\": \"boot\", \"way\": \"dropin\", \"path\": \"/etc/eks/nodeadm.d/50-nvme-agent.yaml\", \
+                    \"state\": \"absent\"}";
+        self.file("run/nvme-agent/registration.json", text);
+    }
+
     /// Exit code, output, and how many connections it made. Where it fails, nothing is remembered as told.
     fn report(&self, args: &[&str]) -> (i32, String, usize) {
         let before = self.visits.load(Ordering::SeqCst);
@@ -107,6 +115,27 @@ fn a_server_that_is_none_is_asked_once_and_refused() {
 }
 
 #[test]
+fn a_second_report_waits_for_the_first_and_looks_only_then() {
+    let node = Node::new();
+    let path = node.dir.path().join("run/nvme-agent/report.lock");
+    let lock = fs::File::create(&path).unwrap();
+    lock.lock().unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| node.report(&[TICK]));
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!second.is_finished());
+        assert_eq!(node.visits.load(Ordering::SeqCst), 0);
+        // What has become true in the meantime.
+        node.state("absent", "NoDrives");
+        node.registers_absent();
+        drop(lock);
+        let (code, said, visits) = second.join().unwrap();
+        assert_eq!((code, visits), (0, 0), "{said}");
+        assert!(said.contains("waiting for another") && said.contains("no local drives"), "{said}");
+    });
+}
+
+#[test]
 fn a_machine_that_is_no_node_says_so_and_a_tick_there_is_no_failure() {
     let node = Node::new();
     fs::remove_file(node.dir.path().join("var/lib/kubelet/kubeconfig")).unwrap();
@@ -131,13 +160,17 @@ fn a_node_whose_name_is_not_known_or_none_is_refused() {
 }
 
 #[test]
-fn a_label_domain_that_is_reserved_or_none_is_refused_by_hand_and_at_a_tick() {
+fn a_label_domain_that_is_reserved_or_none_is_refused_by_hand_and_not_used_at_a_tick() {
     let node = Node::new();
     for domain in ["kubernetes.io", "x.k8s.io", "node-restriction.kubernetes.io", "Not A Domain", ""] {
         node.file("etc/nvme-agent/config.toml", &format!("# ours\nlabel_domain = \"{domain}\"\n"));
-        for args in [&[][..], &[TICK]] {
-            node.refuses(args, 4, &["config.toml:2", "label_domain"]);
-        }
+        node.refuses(&[], 4, &["config.toml:2", "label_domain"]);
+        let (code, said, visits) = node.report(&[TICK]);
+        assert_eq!((code, visits), (3, 1), "{domain}: {said}");
+        assert!(
+            said.contains("the Node is told under nvme-agent.e6data.com, with what can be read"),
+            "{said}"
+        );
     }
 }
 
@@ -161,6 +194,9 @@ fn what_else_is_wrong_in_the_configuration_does_not_keep_a_tick_from_telling_the
 fn a_node_without_drives_is_left_alone_unless_it_had_storage_once() {
     let node = Node::new();
     node.state("absent", "NoDrives");
+    // Nothing that kubelet reads says so: the Node is told.
+    assert_eq!(node.report(&[TICK]).2, 1);
+    node.registers_absent();
     node.refuses(&[TICK], 0, &["no local drives"]);
     // A teardown left at the boot before: the Node still says ready.
     node.state("absent", "TornDown");
@@ -168,6 +204,14 @@ fn a_node_without_drives_is_left_alone_unless_it_had_storage_once() {
     // The instance came back as a type without drives.
     node.state("absent", "NoDrives");
     node.file("var/lib/nvme-agent/record.json", "{}");
+    assert_eq!(node.report(&[TICK]).2, 1);
+    // After a teardown there is no record, but the Node was told something.
+    fs::remove_file(node.dir.path().join("var/lib/nvme-agent/record.json")).unwrap();
+    node.refuses(&[TICK], 0, &["no local drives"]);
+    node.file(
+        "var/lib/nvme-agent/reported.json",
+        "{\"version\": 1, \"boot_id\": \"before\", \"state\": \"ready\"}",
+    );
     assert_eq!(node.report(&[TICK]).2, 1);
 }
 

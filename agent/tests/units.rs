@@ -160,6 +160,18 @@ fn there_is_no_ordering_cycle() {
     }
 }
 
+/// `aws eks get-token` with a role writes ~/.aws/cli/cache, and its directory where there is none; a home that is read-only
+/// makes it fail, and the Node is told nothing.
+#[test]
+fn the_credential_plugin_can_write_into_roots_home() {
+    let Some(image) = image("") else { return };
+    let path = image.path().join("etc/systemd/system/nvme-agent-report.service");
+    let text = fs::read_to_string(path).unwrap();
+    let set = |line: &str| text.lines().any(|found| found == line);
+    assert!(!set("ProtectHome=yes") && !set("ProtectHome=tmpfs"), "it reads ~/.aws");
+    assert!(!set("ProtectHome=read-only") || set("ReadWritePaths=-/root"));
+}
+
 #[test]
 fn the_security_score_is_at_most_5_and_where_nothing_is_mounted_4() {
     let Some(image) = image("") else { return };

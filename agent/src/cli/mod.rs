@@ -55,6 +55,7 @@ Exit codes of report:
   3  the API server refuses it (401, 403, 422), or its certificate is not to be trusted
   4  the configuration is wrong: kubeconfig, node name, nvme-agent's own
   5  this machine is no Kubernetes node (yet), or its name as one is not known
+  9  another report is active and did not end in time
 
 Files:
   /etc/nvme-agent/config.toml    configuration; keys are spelled like the flags, with underscores

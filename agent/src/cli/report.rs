@@ -1,7 +1,8 @@
 //! `nvme-agent report`: the Node is told how its local storage is.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -11,6 +12,7 @@ use crate::error::Error;
 use crate::node::Keys;
 use crate::node::report::{self, Access, LONGEST_WAIT, Options, Outcome};
 use crate::root::Root;
+use crate::setup::lock;
 use crate::state::State;
 
 /// Put labels, annotation and condition on this machine's Kubernetes Node
@@ -33,9 +35,8 @@ pub struct Args {
     if_changed: bool,
 }
 
-/// Configuration that nothing can be said on the Node without.
-const NEEDED: [&str; 4] = ["label_domain", "label_keys", "label_method", "profile"];
-
+/// What was seen so long ago is true.
+const AT_ONCE: Duration = Duration::from_millis(20);
 fn wait(text: &str) -> Result<Duration, String> {
     match parse_duration(text)? {
         time if time <= LONGEST_WAIT => Ok(time),
@@ -46,14 +47,13 @@ fn wait(text: &str) -> Result<Duration, String> {
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     let (config, wrong) = match context.load(&Overrides::as_set_up()) {
         Ok(config) => (config, None),
-        // The setup of this boot has failed by it: the Node must not go on to say what it said before. Where what is
-        // wrong is what it would say, or under which keys, nothing is written.
+        // The setup of this boot has failed by it: the Node must not go on to say what it said before.
         Err(error) if args.if_changed => {
-            let salvaged = context.salvage(&Overrides::as_set_up());
-            if salvaged.wrong.iter().any(|key| NEEDED.contains(&key.as_str())) {
-                return Err(error.into());
+            let (config, how) = report::recall(&context.root, context.salvage(&Overrides::as_set_up()));
+            if let Some(how) = how {
+                tracing::warn!("{how}");
             }
-            (salvaged.config, Some(error))
+            (config, Some(error))
         }
         Err(error) => return Err(error.into()),
     };
@@ -78,11 +78,31 @@ fn outcome(context: &Context, args: &Args, config: &Config) -> Result<Outcome, E
         return quiet("nothing to report: there is no kubeconfig of kubelet's (yet)");
     }
     let memory = root.join(report::MEMORY_PATH);
-    let state = report::observe(root, config, &memory);
+    let look = {
+        let (root, config, memory) = (root.clone(), config.clone(), memory.clone());
+        move || report::observe(&root, &config, &memory)
+    };
+    let mut state = look();
     if args.if_changed && report::is_idle(root, &state) {
+        report::mark_idle(root, &state);
         return quiet(report::IDLE);
     }
-    let outcome = tell(&options(context, args, config, memory)?, &state)?;
+    let mut options = options(context, args, config, memory)?;
+    let (begun, all) = (Instant::now(), report::PATIENCE + args.wait.unwrap_or_default());
+    let _lock = lock::take_at(root, report::LOCK_PATH, all)?;
+    let waited = begun.elapsed();
+    if waited > AT_ONCE {
+        state = look();
+        if args.if_changed && report::is_idle(root, &state) {
+            return quiet(report::IDLE);
+        }
+        // Whoever waited for another report has waited for the Node with it, and ends in the same time.
+        options.wait = options.wait.map(|wait| wait.saturating_sub(waited));
+        options.patience =
+            all.saturating_sub(waited + options.wait.unwrap_or_default()).min(report::PATIENCE);
+    }
+    options.look = Some(Arc::new(look));
+    let outcome = tell(&options, &state)?;
     report::mark_idle(root, &state);
     Ok(outcome)
 }
@@ -99,6 +119,7 @@ fn options(context: &Context, args: &Args, config: &Config, memory: PathBuf) -> 
         profile: config.profile.clone(),
         if_changed: args.if_changed,
         kubelet: report::kubelet(&context.root),
+        lasting: Some(context.root.join(report::LASTING_PATH)),
         wait: args.wait,
         ..Options::new(access, node, memory)
     })

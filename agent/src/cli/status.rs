@@ -8,7 +8,7 @@ use crate::status;
 
 /// Print what is there now, its health, and why
 ///
-/// Works without root, with what it may read. Changes nothing and starts no other program.
+/// Works without root, with what it may read. Changes nothing.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// How to print

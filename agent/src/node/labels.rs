@@ -88,6 +88,12 @@ impl Keys {
         }
     }
 
+    /// The other names, as [`Keys::renamed`] takes them.
+    pub fn names(&self) -> String {
+        let pairs: Vec<String> = self.renamed.iter().map(|(name, key)| format!("{name}={key}")).collect();
+        pairs.join(",")
+    }
+
     pub fn domain(&self) -> &str {
         &self.domain
     }

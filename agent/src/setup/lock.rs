@@ -20,7 +20,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// [`Error::Busy`] at the deadline; [`Error::Io`] where the file cannot be made.
 pub fn take(root: &Root, timeout: Duration) -> Result<Flock<File>> {
-    let path = root.join(LOCK_PATH);
+    take_at(root, LOCK_PATH, timeout)
+}
+
+/// As [`take`], with another file as the lock: for commands that exclude themselves only.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_at(root: &Root, lock: &str, timeout: Duration) -> Result<Flock<File>> {
+    let path = root.join(lock);
     if let Some(dir) = path.parent() {
         DirBuilder::new()
             .recursive(true)

@@ -174,6 +174,28 @@ fn finding(
             "Find out who mounted it; `umount` it, then run `nvme-agent setup`.",
         );
     }
+    if let Some(why) = &live.broken {
+        return failed(
+            "FilesystemFailed",
+            format!(
+                "the filesystem on {target} (/dev/{}) {why}: the kernel has given it up, or hangs in it",
+                state.device
+            ),
+            LOOK,
+        );
+    }
+    if let Some(errors @ 1..) = live.errors {
+        return Some(Finding {
+            state: Verdict::Degraded,
+            reason: "FilesystemErrors",
+            message: format!(
+                "the kernel has found errors in the filesystem on {target} (/dev/{}): {errors} since it was last checked",
+                state.device
+            ),
+            next: "Look into the journal (`journalctl -k -p warning`) and replace the node, or unmount the filesystem and \
+                   check it with `e2fsck -f`.",
+        });
+    }
     if !persistence.in_order && state.state == Health::Ready {
         return Some(Finding {
             state: Verdict::Degraded,
@@ -253,6 +275,7 @@ fn mount_part(mount: &Mount, state: Option<&State>, live: &Live) -> MountPart {
         used_bytes: live.usage.map(|usage| usage.used),
         available_bytes: live.usage.map(|usage| usage.available),
         ours: state.is_some_and(|state| is_ours(mount, state, live)),
+        errors: live.errors,
     }
 }
 

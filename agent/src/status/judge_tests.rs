@@ -116,6 +116,8 @@ fn machine(n: usize) -> (State, Live) {
         arrays: Some(if single { Vec::new() } else { vec![array] }),
         fstab: Some(format!("UUID={FS} /tmp ext4 noatime,nofail 0 0\n")),
         usage: Some(Usage { size: 59 << 40, used: 600 << 30, available: 58 << 40 }),
+        broken: None,
+        errors: Some(0),
         host: Some(HostPart {
             kernel: Some("6.12.46-66.121.amzn2023.x86_64".into()),
             uptime_s: Some(7300),
@@ -200,6 +202,13 @@ fn the_live_machine_overrules_a_state_file_that_says_ready() {
         ("another array took its name", "ArrayBroken", 2, |_, live| {
             live.arrays.as_mut().unwrap()[0].uuid = Some(Uuid::from_u128(7));
         }),
+        ("xfs was shut down", "FilesystemFailed", 2, |_, live| {
+            live.broken = Some("says \"Input/output error\"".into());
+            live.errors = None;
+        }),
+        ("it hangs, and has errors", "FilesystemFailed", 1, |_, live| {
+            (live.broken, live.errors) = (Some("does not answer within 10 s".into()), Some(2));
+        }),
         ("mounts cannot be read", "MountsUnreadable", 2, |_, live| live.mounts = None),
         ("drives came after an absent", "DrivesAppeared", 2, |state, _| state.state = Health::Absent),
     ];
@@ -227,6 +236,30 @@ fn what_struck_the_mount_is_told_with_the_device() {
             assert!(said.contains(device), "{said}");
         }
     }
+}
+
+#[test]
+fn a_filesystem_with_errors_is_degraded_whatever_setup_said_and_shows_how_many() {
+    let (mut state, mut live) = machine(2);
+    live.errors = Some(3);
+    for (health, reason) in [(Health::Ready, "SetupComplete"), (Health::Degraded, "Incomplete")] {
+        (state.state, state.reason) = (health, reason.into());
+        assert_eq!(verdict(&state, &live), (Verdict::Degraded, "FilesystemErrors".into()), "{health}");
+    }
+    let report = judge(&Config::default(), Some(&state), &live, TIME);
+    assert!(
+        report.message.contains("/dev/md0") && report.message.contains(": 3 since"),
+        "{}",
+        report.message
+    );
+    assert!(
+        report.to_string().lines().any(|line| line.starts_with("mount") && line.ends_with(", 3 errors")),
+        "{report}"
+    );
+    // What is mounted there instead, or over it, answers for itself.
+    live.broken = Some("says \"Input/output error\"".into());
+    mounts(&mut live)[2].dev = DevNum { major: 259, minor: 9 };
+    assert_eq!(verdict(&state, &live), (Verdict::Failed, "MountReplaced".into()));
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! What status looks at: each part by itself, so that one that cannot be read takes no other with it.
 //!
-//! Only sysfs, proc and fstab, which never wait for a device. Drives are not asked who they are.
+//! sysfs, proc and fstab, which never wait for a device; the filesystem itself is asked by a child, which may. Drives
+//! are not asked who they are.
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::HostPart;
+use super::answer::{self, Answer};
 use crate::config::Config;
 use crate::error::Result;
-use crate::observe::sysfs::Sysfs;
+use crate::exec;
+use crate::observe::sysfs::{self, Sysfs};
 use crate::observe::{Array, Drive, Mount, Skipped, arrays, drives, mounts};
 use crate::persist::atomic;
 use crate::root::Root;
@@ -24,6 +27,12 @@ pub struct Live {
     pub fstab: Option<String>,
     /// Of what is mounted on the target.
     pub usage: Option<Usage>,
+    /// Why what is mounted on the target cannot be used, such as `says "Input/output error"`; none where it answers, or
+    /// was not asked.
+    pub broken: Option<String>,
+    /// How many errors the kernel has found in what is mounted on the target since it was last checked; none where it
+    /// does not count them (ext4 does).
+    pub errors: Option<u64>,
     /// None under another root.
     pub host: Option<HostPart>,
     pub problems: Vec<String>,
@@ -54,12 +63,19 @@ impl Live {
         }
         live.arrays = live.keep(arrays::find(&sysfs));
         live.fstab = live.keep(atomic::read_text(&root.join("/etc/fstab"))).map(Option::unwrap_or_default);
-        // statvfs on a directory that is no mount would speak of the root filesystem; on a network filesystem or FUSE,
-        // mounted there by somebody, it may never come back.
+        let mounted = mounts::topmost(&table, target);
+        // A directory that is no mount would answer for the root filesystem; a network filesystem or FUSE, mounted there by
+        // somebody, may never do so.
         let local = |mount: &Mount| !mounts::is_anonymous(mount.dev) || mount.fs_type == "tmpfs";
-        if root.is_host() && mounts::topmost(&table, target).is_some_and(local) {
-            live.usage = live.keep(usage(target));
+        if root.is_host() && mounted.is_some_and(local) {
+            let stat = exec::find_program(root, "stat").ok_or_else(answer::nobody);
+            match live.keep(stat.and_then(|stat| answer::ask(&stat, target))) {
+                Some(Answer::Alive(usage)) => live.usage = usage,
+                Some(Answer::Broken(why)) => live.broken = Some(why),
+                None => {}
+            }
         }
+        live.errors = mounted.and_then(|mount| errors(&sysfs, mount));
         if root.is_host() {
             let (host, problems) = host();
             live.host = Some(host);
@@ -94,13 +110,12 @@ fn host() -> (HostPart, Vec<String>) {
     (host, problems)
 }
 
-fn usage(target: &str) -> Result<Usage> {
-    let stat =
-        rustix::fs::statvfs(target).map_err(crate::error::Error::io(target, "ask for the space of"))?;
-    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-    Ok(Usage {
-        size: bytes(stat.f_blocks),
-        used: bytes(stat.f_blocks.saturating_sub(stat.f_bfree)),
-        available: bytes(stat.f_bavail),
-    })
+/// `errors_count` of ext4 (Documentation/ABI/testing/sysfs-fs-ext4). The kernel keeps it in the superblock: only a check
+/// of the filesystem makes it 0 again.
+fn errors(sysfs: &Sysfs<'_>, mount: &Mount) -> Option<u64> {
+    if mount.fs_type != "ext4" {
+        return None;
+    }
+    let name = sysfs.name_of(mount.dev)?;
+    sysfs::number(sysfs.root().join("/sys/fs/ext4").join(name).join("errors_count"))
 }

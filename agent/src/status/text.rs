@@ -78,6 +78,9 @@ impl Page {
                     let _ = write!(text, ", {}, {percent}% used", bytes(size));
                 }
                 let _ = write!(text, ", {}", mount.options);
+                if let Some(errors @ 1..) = mount.errors {
+                    let _ = write!(text, ", {errors} errors");
+                }
                 self.row("mount", &text);
             }
         }

@@ -30,6 +30,10 @@ pub enum Fault {
     Malformed,
     /// 200 and so many bytes of JSON.
     Huge(u64),
+    /// Just before the request is carried out, the Node is deleted and registered again.
+    Recreated,
+    /// A webhook gives this label this value, whatever the request says.
+    Relabel(&'static str, &'static str),
 }
 
 /// When a fault happens.

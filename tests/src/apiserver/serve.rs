@@ -110,6 +110,13 @@ impl Connection {
                 return response;
             }
             (Some(user), None) => {
+                if fault == Some(Fault::Recreated) {
+                    self.shared.store.recreate(entry.path.split('/').nth(4).unwrap_or_default());
+                }
+                let body = match fault {
+                    Some(Fault::Relabel(key, value)) => relabelled(&body, key, value),
+                    _ => body,
+                };
                 let request = api::Request {
                     user,
                     method: &head.method,
@@ -155,6 +162,13 @@ impl Connection {
         });
         answer
     }
+}
+
+/// A patch with this label in it.
+fn relabelled(body: &Bytes, key: &str, value: &str) -> Bytes {
+    let mut patch: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    patch["metadata"]["labels"][key] = json!(value);
+    Bytes::from(patch.to_string())
 }
 
 /// Answers for which nothing is looked at or done.

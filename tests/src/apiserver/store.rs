@@ -120,6 +120,17 @@ impl Store {
         Ok(node)
     }
 
+    /// Another Node of this name, that says the same.
+    pub fn recreate(&self, name: &str) {
+        let mut objects = self.lock();
+        objects.version += 1;
+        let version = objects.version;
+        if let Some(node) = objects.nodes.get_mut(name) {
+            node["metadata"]["uid"] = json!(uid(version));
+            node["metadata"]["resourceVersion"] = json!(version.to_string());
+        }
+    }
+
     /// Patches a Node, or its status. A patch that changes nothing leaves the resource version.
     pub fn patch(
         &self,
@@ -153,6 +164,19 @@ impl Store {
         }
         normalize(&mut new)?;
         rules::admit(user, name, Some(&old), &new)?;
+        // Which makes it a precondition: apimachinery, ValidateObjectMetaAccessorUpdate.
+        if new["metadata"]["uid"] != old["metadata"]["uid"] {
+            return Err(Failure::invalid(
+                "Node",
+                name,
+                &[Cause {
+                    field: "metadata.uid".into(),
+                    value: new["metadata"]["uid"].as_str().unwrap_or_default().into(),
+                    problem: "field is immutable".into(),
+                    reason: "FieldValueInvalid",
+                }],
+            ));
+        }
         // What the other endpoint is for is put back, after admission has seen it.
         let kept = if status { "spec" } else { "status" };
         new[kept] = old[kept].clone();

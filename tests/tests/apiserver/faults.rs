@@ -11,6 +11,7 @@ use lab::apiserver::kubeconfig::{Authority, Login};
 use lab::apiserver::pki::ServerCertificate;
 use lab::apiserver::{Options, Server};
 use nvme_agent::error::Error;
+use nvme_agent::state::{Health, State};
 use serde_json::json;
 
 use crate::node::{Node, said, secret_token, text};
@@ -63,6 +64,63 @@ fn a_conflict() {
 #[test]
 fn too_many_requests() {
     passes(&Fault::TooMany(1));
+}
+
+#[test]
+fn what_is_written_is_what_is_true_when_the_server_answers_at_last() {
+    let cluster = cluster();
+    let node = Node::registered(&cluster);
+    cluster.server().unwrap().inject(rule(&node, Fault::TooMany(4)).on(Method::GET).times(1));
+    let root = node.machine.root();
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            State::new(&root, Health::Failed, "ForeignData", "nvme1n1 holds a filesystem")
+                .write(&root)
+                .unwrap();
+        });
+        node.report(&[]).ok()
+    });
+    assert_eq!(node.says(), said("failed", "False", "ForeignData"));
+    assert!(ran.stdout.contains("state none -> failed (ForeignData)"), "{}", ran.stdout);
+    // It is remembered, too: nothing is left to be said.
+    let asked = node.requests().len();
+    node.report(&["--if-changed"]).ok();
+    assert_eq!(node.requests().len(), asked);
+}
+
+#[test]
+fn another_node_of_the_same_name_is_not_told_what_was_meant_for_the_one_that_was_read() {
+    let cluster = cluster();
+    let node = Node::registered(&cluster);
+    let server = cluster.server().unwrap();
+    let first = node.seen()["metadata"]["uid"].clone();
+    server.inject(rule(&node, Fault::Recreated).on(Method::PATCH).times(1));
+    node.report(&[]).ok();
+    assert_ne!(node.seen()["metadata"]["uid"], first);
+    assert_eq!(node.says(), said("ready", "True", "SetupComplete"));
+    let patches: Vec<_> = node.requests().into_iter().filter(|entry| entry.method == Method::PATCH).collect();
+    assert_eq!(patches.iter().map(|entry| entry.status).collect::<Vec<_>>(), [Some(422), Some(200)]);
+    assert_eq!(patches[0].body["metadata"]["uid"], first);
+    let path = node.machine.path(nvme_agent::node::report::MEMORY_PATH);
+    let memory: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(memory["uid"], node.seen()["metadata"]["uid"]);
+}
+
+#[test]
+fn what_a_webhook_made_of_it_is_said_once_and_not_fought() {
+    let cluster = cluster();
+    let node = Node::registered(&cluster);
+    let key = "nvme-agent.e6data.com/drives";
+    cluster.server().unwrap().inject(rule(&node, Fault::Relabel(key, "7")).on(Method::PATCH));
+    let ran = node.report(&["--if-changed"]).ok();
+    assert!(ran.stdout.contains("the Node says otherwise (labels): did a webhook"), "{}", ran.stdout);
+    assert_eq!((node.label("drives").as_deref(), node.label("state").as_deref()), (Some("7"), Some("ready")));
+    let asked = node.requests().len();
+    assert!(asked <= 3, "{:?}", node.requests());
+    let ran = node.report(&["--if-changed"]).ok();
+    assert!(!ran.stdout.contains("otherwise"), "{}", ran.stdout);
+    assert_eq!(node.requests().len(), asked);
 }
 
 #[test]

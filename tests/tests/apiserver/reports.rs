@@ -7,6 +7,8 @@ use lab::apiserver::auth::User;
 use lab::apiserver::client::MERGE;
 use lab::apiserver::cluster::Cluster;
 use lab::apiserver::kubeconfig::{Authority, Exec, Login};
+use nvme_agent::config::{Config, LabelMethod};
+use nvme_agent::node::registration;
 use serde_json::{Value, json};
 
 use crate::node::{Node, said, text};
@@ -89,12 +91,40 @@ pub fn a_node_without_drives_has_nothing_to_tell_at_a_tick(cluster: &Cluster) {
     std::fs::remove_file(node.machine.path("/sys/class/nvme/nvme1")).unwrap();
     node.unmount();
     let absent = nvme_agent::state::Health::Absent;
-    nvme_agent::state::State::new(&root, absent, "NoDrives", "no drives").write(&root).unwrap();
+    let mut state = nvme_agent::state::State::new(&root, absent, "NoDrives", "no drives");
+    state.write(&root).unwrap();
+    node.machine.file("/etc/eks/nodeadm.d/10-theirs.yaml", "");
+    registration::update(&root, &Config::default(), &state);
     node.report(&["--if-changed"]).ok();
     assert_eq!(node.label("state"), None);
     assert_eq!(methods(&node), [] as [Method; 0]);
-    node.report(&[]).ok();
+    // Where nothing that kubelet reads says so, the Node is told once.
+    registration::update(&root, &Config { label_method: LabelMethod::Api, ..Config::default() }, &state);
+    node.report(&["--if-changed"]).ok();
     assert_eq!(node.label("state").as_deref(), Some("absent"));
+    let asked = methods(&node).len();
+    node.report(&["--if-changed"]).ok();
+    assert_eq!(methods(&node).len(), asked);
+}
+
+pub fn what_the_node_was_told_before_a_boot_is_taken_back_in_it(cluster: &Cluster) {
+    let node = Node::registered(cluster);
+    node.report(&["--if-changed"]).ok();
+    assert_eq!(node.label("state").as_deref(), Some("ready"));
+    // The instance comes back without drives, and nothing of its storage is left: a teardown was before that.
+    node.machine.file("/proc/sys/kernel/random/boot_id", "another\n");
+    std::fs::remove_dir_all(node.machine.path("/run/nvme-agent")).unwrap();
+    std::fs::remove_file(node.machine.path("/sys/block/nvme1n1")).unwrap();
+    std::fs::remove_file(node.machine.path("/sys/class/nvme/nvme1")).unwrap();
+    node.unmount();
+    let root = node.machine.root();
+    let mut state =
+        nvme_agent::state::State::new(&root, nvme_agent::state::Health::Absent, "NoDrives", "no drives");
+    state.write(&root).unwrap();
+    node.machine.file("/etc/eks/nodeadm.d/10-theirs.yaml", "");
+    registration::update(&root, &Config::default(), &state);
+    node.report(&["--if-changed"]).ok();
+    assert_eq!(node.says(), said("absent", "Unknown", "NoDrives"));
 }
 
 pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back(cluster: &Cluster) {
@@ -117,6 +147,9 @@ pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back
     node.mount("ro,noatime,nosuid,nodev");
     tick(said("failed", "False", "MountReadOnly"));
     node.mount(good);
+    node.machine.file("/sys/fs/ext4/nvme1n1/errors_count", "2\n");
+    tick(said("degraded", "True", "FilesystemErrors"));
+    std::fs::remove_file(node.machine.path("/sys/fs/ext4/nvme1n1/errors_count")).unwrap();
     node.drive_is("dead");
     tick(said("failed", "False", "DriveLost"));
     let node_now = node.seen();
@@ -133,12 +166,73 @@ pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back
     let events = cluster.events(&node.name).unwrap();
     let mut reasons: Vec<&str> = events.iter().filter_map(|event| event["reason"].as_str()).collect();
     reasons.sort_unstable();
-    let all =
-        ["DriveLost", "ForeignData", "MountReadOnly", "MountReplaced", "SetupComplete", "SetupComplete"];
+    let all = [
+        "DriveLost",
+        "FilesystemErrors",
+        "ForeignData",
+        "MountReadOnly",
+        "MountReplaced",
+        "SetupComplete",
+        "SetupComplete",
+    ];
     assert_eq!(reasons, all);
     let lost = events.iter().find(|event| event["reason"] == "DriveLost").unwrap();
     assert_eq!((&lost["type"], &lost["involvedObject"]["kind"]), (&json!("Warning"), &json!("Node")));
     assert!(lost["message"].as_str().unwrap().contains("AWS0006638E38E390087"), "{lost}");
+}
+
+pub fn keys_that_were_renamed_take_the_place_of_the_former_ones(cluster: &Cluster) {
+    let node = Node::registered(cluster);
+    let config = |text: &str| node.machine.file("/etc/nvme-agent/config.toml", text);
+    config("profile = \"trino\"");
+    node.report(&["--if-changed"]).ok();
+    let own = |node: &Value| {
+        let all = node["metadata"]["labels"].as_object().unwrap().clone();
+        let mut keys: Vec<String> =
+            all.keys().filter(|key| key.contains("nvme") || key.contains("e6")).cloned().collect();
+        keys.sort();
+        keys
+    };
+    let all = ["capacity-gib", "drives", "layout", "profile", "state"];
+    assert_eq!(own(&node.seen()), all.map(|name| format!("nvme-agent.e6data.com/{name}")));
+    let before = methods(&node).len();
+    config("label_domain = \"storage.e6.example\"\nlabel_keys = \"state=nvme\"");
+    node.report(&["--if-changed"]).ok();
+    assert!(methods(&node).len() - before <= 3, "{:?}", methods(&node));
+    let seen = node.seen();
+    assert_eq!(
+        own(&seen),
+        ["capacity-gib", "drives", "layout", "nvme"].map(|name| format!("storage.e6.example/{name}"))
+    );
+    let annotations: Vec<&String> = seen["metadata"]["annotations"].as_object().unwrap().keys().collect();
+    assert!(annotations.iter().any(|key| *key == "storage.e6.example/detail"), "{annotations:?}");
+    assert!(annotations.iter().all(|key| !key.contains("e6data")), "{annotations:?}");
+    assert_eq!(node.condition(), None, "{seen}");
+    let kinds: Vec<&Value> =
+        seen["status"]["conditions"].as_array().unwrap().iter().map(|c| &c["type"]).collect();
+    assert!(kinds.contains(&&json!("storage.e6.example/LocalStorageReady")), "{kinds:?}");
+    assert_eq!(kubelets(&seen).len(), 4);
+}
+
+pub fn a_configuration_that_cannot_be_read_any_more_does_not_change_the_keys(cluster: &Cluster) {
+    let node = Node::registered(cluster);
+    let config = |text: &str| node.machine.file("/etc/nvme-agent/config.toml", text);
+    config("label_domain = \"storage.example\"\nprofile = \"trino\"");
+    node.report(&["--if-changed"]).ok();
+    // The boot after: its setup fails by the same mistake.
+    for (number, wrong) in ["not TOML", "label_domain = \"k8s.io\"\nprofile = \"a b\""].iter().enumerate() {
+        config(wrong);
+        std::fs::remove_file(node.machine.path(nvme_agent::node::report::MEMORY_PATH)).unwrap();
+        node.setup_failed(&format!("BadConfiguration{number}"), "config.toml");
+        node.report(&["--if-changed"])
+            .fails(4, &["config.toml", "told under storage.example, as it was told last"]);
+        let labels = node.seen()["metadata"]["labels"].clone();
+        assert_eq!(
+            (&labels["storage.example/state"], &labels["storage.example/profile"]),
+            (&json!("failed"), &json!("trino"))
+        );
+        assert_eq!(node.label("state"), None, "nothing under the default domain");
+    }
 }
 
 pub fn what_somebody_took_away_comes_back_with_a_report(cluster: &Cluster) {

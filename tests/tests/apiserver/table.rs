@@ -249,6 +249,20 @@ pub fn a_stale_resource_version_is_409(cluster: &Cluster) {
     refused(&own.patch(MERGE, &body), 409, "Conflict", "the object has been modified");
 }
 
+pub fn another_uid_is_422_and_the_own_changes_nothing(cluster: &Cluster) {
+    let own = Own::new(cluster);
+    let node = cluster.node(&own.name).unwrap();
+    let with = |uid: &Value, state: &str| json!({"metadata": {"uid": uid, "labels": {STATE: state}}});
+    let other = json!("6b1f3c5e-ffff-4000-8000-000000000000");
+    let path = format!("{}/status", own.path);
+    for path in [&own.path, &path] {
+        let answer = own.kubelet.patch(path, STRATEGIC, &with(&other, "failed")).unwrap();
+        refused(&answer, 422, "Invalid", "metadata.uid: Invalid value");
+    }
+    assert_eq!(cluster.node(&own.name).unwrap(), node);
+    assert_eq!(own.patch(STRATEGIC, &with(&node["metadata"]["uid"], "failed")).code, 200);
+}
+
 pub fn only_the_own_node_can_be_read(cluster: &Cluster) {
     let own = Own::new(cluster);
     let other = Own::new(cluster);

@@ -41,11 +41,7 @@ impl Api {
         let what = format!("GET node {name}");
         let request = kube::core::Request::new("/api/v1/nodes").get(name, &GetParams::default());
         let body = self.send(&what, request, limit).await?;
-        let node: Node = parse(&what, &body)?;
-        if node.metadata.name != name || node.metadata.uid.is_empty() {
-            return Err(Failure::again(format!("{what}: the answer is not this Node")));
-        }
-        Ok(node)
+        this_node(&what, name, &body)
     }
 
     /// Applies `patch` to Node `name`, and returns what it then is.
@@ -59,7 +55,7 @@ impl Api {
             Some(part) => nodes.patch_subresource(part, name, &parameters, &body),
         };
         let body = self.send(&what, request, limit).await?;
-        parse(&what, &body)
+        this_node(&what, name, &body)
     }
 
     /// Creates an Event (v1: what the Node authorizer allows to a kubelet; not events.k8s.io).
@@ -105,6 +101,14 @@ async fn exchange(client: &Client, what: &str, request: Request<Vec<u8>>) -> Res
             one_line(&e.to_string())
         ))),
     }
+}
+
+fn this_node(what: &str, name: &str, body: &[u8]) -> Result<Node, Failure> {
+    let node: Node = parse(what, body)?;
+    if node.metadata.name != name || node.metadata.uid.is_empty() {
+        return Err(Failure::again(format!("{what}: the answer is not this Node")));
+    }
+    Ok(node)
 }
 
 fn parse<T: for<'a> Deserialize<'a>>(what: &str, body: &[u8]) -> Result<T, Failure> {

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use crate::node::{Keys, Readiness};
 
-/// How old the condition's heartbeat may become before a report that reads the Node renews it.
-pub const HEARTBEAT: Duration = Duration::from_secs(3600);
+/// From this age on the condition's heartbeat is renewed. The next tick, which does so, comes up to 5 minutes later (4 min,
+/// 30 s of chance, 10 s of systemd's, the report itself), and no heartbeat is to be older than an hour.
+pub const HEARTBEAT: Duration = Duration::from_secs(54 * 60);
 
 /// What we look at of a Node. Everything else of it is skipped while it is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -52,10 +53,15 @@ pub struct Condition {
 /// What to write; empty where the Node says it all.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
+    /// UID of the Node that was read. It goes into the patch: where somebody has deleted that Node, and kubelet registered
+    /// another one of its name, the API server refuses it, and what is true of the one is not said of the other.
+    pub uid: String,
     /// Labels and annotation that differ, as the patch's `metadata`.
     pub metadata: Option<Value>,
     /// Our element of the patch's `status.conditions`.
     pub condition: Option<Value>,
+    /// A condition that was ours under another name, as an element that takes it away.
+    pub gone: Option<Value>,
     /// The state that the Node's label said; none where it had none.
     pub before: Option<String>,
     /// What the Node said of the state or its reason was something else: worth an Event.
@@ -71,7 +77,7 @@ pub struct Patch {
 
 impl Change {
     pub fn is_empty(&self) -> bool {
-        self.metadata.is_none() && self.condition.is_none()
+        self.metadata.is_none() && self.condition.is_none() && self.gone.is_none()
     }
 
     /// The one patch that makes the change; none for an empty one.
@@ -80,17 +86,40 @@ impl Change {
     /// there (pkg/registry/core/node/strategy.go resets the spec alone; kubelet does the same), so that label and
     /// condition never contradict each other, and a change costs one request less.
     pub fn patch(&self) -> Option<Patch> {
-        let mut body = json!({});
-        if let Some(metadata) = &self.metadata {
-            body["metadata"] = metadata.clone();
+        let mut body = json!({ "metadata": self.metadata.clone().unwrap_or_else(|| json!({})) });
+        body["metadata"]["uid"] = json!(self.uid);
+        let conditions: Vec<&Value> = self.condition.iter().chain(&self.gone).collect();
+        if conditions.is_empty() {
+            return self.metadata.is_some().then_some(Patch { subresource: None, body });
         }
-        match &self.condition {
-            Some(condition) => {
-                body["status"] = json!({ "conditions": [condition] });
-                Some(Patch { subresource: Some("status"), body })
+        body["status"] = json!({ "conditions": conditions });
+        Some(Patch { subresource: Some("status"), body })
+    }
+
+    /// Also takes away what `node` was told as `former` and is not among `readiness`: the keys have been renamed, or one of
+    /// them is no longer configured, and what stayed would go on saying what was true then.
+    pub fn without(mut self, node: &Node, former: &Readiness, readiness: &Readiness) -> Change {
+        let mut takes = |part: &str, key: &str| {
+            let metadata = self.metadata.get_or_insert_with(|| json!({}));
+            metadata[part][key] = Value::Null;
+        };
+        for (key, _) in &former.labels {
+            let kept = readiness.labels.iter().any(|(ours, _)| ours == key);
+            if !kept && node.metadata.labels.contains_key(key) {
+                takes("labels", key);
             }
-            None => self.metadata.is_some().then_some(Patch { subresource: None, body }),
         }
+        let (key, _) = &former.annotation;
+        if *key != readiness.annotation.0 && node.metadata.annotations.contains_key(key) {
+            takes("annotations", key);
+        }
+        let kind = &former.condition.kind;
+        if *kind != readiness.condition.kind && node.status.conditions.iter().any(|there| there.kind == *kind)
+        {
+            // A directive of strategic merges (k8s.io/apimachinery, strategicpatch).
+            self.gone = Some(json!({ "$patch": "delete", "type": kind }));
+        }
+        self
     }
 
     /// What was written, in words: "labels, annotation, condition".
@@ -99,7 +128,7 @@ impl Change {
         let parts = [
             ("labels", has("labels")),
             ("annotation", has("annotations")),
-            ("condition", self.condition.is_some()),
+            ("condition", self.condition.is_some() || self.gone.is_some()),
         ];
         let parts: Vec<&str> = parts.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
         parts.join(", ")
@@ -128,8 +157,10 @@ pub fn diff(node: &Node, readiness: &Readiness, keys: &Keys, now: Timestamp) -> 
             || there.reason.as_deref() != Some(&readiness.condition.reason)
     });
     Change {
+        uid: node.metadata.uid.clone(),
         metadata: (!labels.is_empty() || !annotations.is_empty()).then_some(metadata),
         condition: condition(there, readiness, now),
+        gone: None,
         tells: (other_state && before.is_some()) || other_reason,
         before,
     }
@@ -159,6 +190,12 @@ fn condition(there: Option<&Condition>, readiness: &Readiness, now: Timestamp) -
         condition["lastTransitionTime"] = json!(now);
     }
     Some(condition)
+}
+
+/// When the condition of type `kind` was last said to hold, in seconds since 1970.
+pub fn heartbeat(node: &Node, kind: &str) -> Option<i64> {
+    let condition = node.status.conditions.iter().find(|condition| condition.kind == kind)?;
+    Some(condition.last_heartbeat_time.as_deref()?.parse::<Timestamp>().ok()?.as_second())
 }
 
 fn is_fresh(heartbeat: Option<&str>, now: Timestamp) -> bool {

@@ -78,6 +78,7 @@ fn a_first_report_is_one_patch_of_our_own_keys_through_the_status() {
         patch.body,
         json!({
             "metadata": {
+                "uid": "u",
                 "labels": {
                     "nvme-agent.e6data.com/state": "ready",
                     "nvme-agent.e6data.com/layout": "raid0",
@@ -146,19 +147,59 @@ fn a_label_that_somebody_took_away_comes_back_alone_and_not_through_the_status()
     let change = diff(&node, &ready, &Keys::default(), now());
     let patch = change.patch().unwrap();
     assert_eq!(patch.subresource, None);
-    assert_eq!(patch.body, json!({ "metadata": { "labels": { "nvme-agent.e6data.com/drives": "2" } } }));
+    assert_eq!(
+        patch.body,
+        json!({ "metadata": { "uid": "u", "labels": { "nvme-agent.e6data.com/drives": "2" } } })
+    );
     assert!(!change.tells);
 }
 
 #[test]
-fn the_heartbeat_is_renewed_when_it_is_an_hour_old() {
+fn keys_of_before_go_in_the_same_patch_but_not_those_that_stay_or_are_not_there() {
+    let state = State { state: Health::Ready, reason: "SetupComplete".into(), ..State::default() };
+    let of = |names: &str, profile: &str| {
+        let keys = Keys::default().renamed(names).unwrap();
+        (Readiness::of(&state, &keys, profile), keys)
+    };
+    let (former, _) = of("", "trino");
+    let (readiness, keys) = of("state=local,detail=x.example/detail,LocalStorageReady=x.example/Ready", "");
+    let mut node = told(&former);
+    node.metadata.labels.remove("nvme-agent.e6data.com/profile");
+    let change = diff(&node, &readiness, &keys, now()).without(&node, &former, &readiness);
+    let body = change.patch().unwrap().body;
+    assert_eq!(
+        body["metadata"]["labels"],
+        json!({ "nvme-agent.e6data.com/local": "ready", "nvme-agent.e6data.com/state": null })
+    );
+    let annotations = body["metadata"]["annotations"].as_object().unwrap();
+    assert_eq!(annotations["nvme-agent.e6data.com/detail"], Value::Null);
+    assert!(annotations["x.example/detail"].is_string());
+    let conditions = body["status"]["conditions"].as_array().unwrap();
+    assert_eq!(conditions[0]["type"], "x.example/Ready");
+    let gone = json!({ "$patch": "delete", "type": "nvme-agent.e6data.com/LocalStorageReady" });
+    assert_eq!(conditions[1..], [gone]);
+    // One key alone goes without the status.
+    let (with, _) = of("", "trino");
+    let (without, keys) = of("", "");
+    let change = diff(&told(&with), &without, &keys, now()).without(&told(&with), &with, &without);
+    let patch = change.patch().unwrap();
+    assert_eq!(patch.subresource, None);
+    assert_eq!(patch.body["metadata"]["labels"], json!({ "nvme-agent.e6data.com/profile": null }));
+    // Once gone, nothing is left to do.
+    let mut node = told(&with);
+    node.metadata.labels.remove("nvme-agent.e6data.com/profile");
+    assert!(diff(&node, &without, &keys, now()).without(&node, &with, &without).is_empty());
+}
+
+#[test]
+fn the_heartbeat_is_renewed_before_it_is_an_hour_old() {
     let ready = readiness(Health::Ready, "SetupComplete", "ok");
     let node = told(&ready);
     let at = |time: &str| diff(&node, &ready, &Keys::default(), time.parse().unwrap()).patch();
-    assert_eq!(at("2026-07-26T12:59:59Z"), None);
-    let patch = at("2026-07-26T13:00:00Z").unwrap();
-    assert_eq!(patch.body["status"]["conditions"][0]["lastHeartbeatTime"], "2026-07-26T13:00:00Z");
-    assert_eq!(patch.body.get("metadata"), None);
+    assert_eq!(at("2026-07-26T12:53:59Z"), None);
+    let patch = at("2026-07-26T12:54:00Z").unwrap();
+    assert_eq!(patch.body["status"]["conditions"][0]["lastHeartbeatTime"], "2026-07-26T12:54:00Z");
+    assert_eq!(patch.body["metadata"], json!({ "uid": "u" }));
     // Of a clock that was wrong: nothing tells how old it is.
     assert!(at("2026-07-26T11:00:00Z").is_some());
 }

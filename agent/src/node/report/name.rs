@@ -4,8 +4,10 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::exec;
 use crate::node::registration::ENVIRONMENT_PATH;
 use crate::persist::atomic;
 use crate::root::Root;
@@ -15,6 +17,8 @@ const FLAG: &str = "--hostname-override";
 const PROGRAM: &str = "kubelet";
 /// Longest name of a Node (apimachinery, `validation.DNS1123SubdomainMaxLength`), in bytes.
 const NAME_MAX: usize = 253;
+/// For the command line of a process, which is in memory.
+const READ_TIME: Duration = Duration::from_secs(5);
 /// Larger than any command line or environment file of a kubelet, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -101,17 +105,36 @@ fn override_in<'a>(arguments: impl Iterator<Item = &'a str>) -> Option<String> {
 /// The override of the running kubelet with the lowest pid.
 fn from_processes(root: &Root) -> Option<(u32, String)> {
     kubelets(root).into_iter().find_map(|pid| {
-        let line = text(&root.join(format!("/proc/{pid}/cmdline"))).ok()?;
+        let line = command_line(root, pid)?;
         let mut arguments = line.split('\0');
         let is_kubelet = Path::new(arguments.next()?).file_name()? == PROGRAM;
         is_kubelet.then(|| override_in(arguments)).flatten().map(|name| (pid, name))
     })
 }
 
-/// Which run of kubelet is on this machine: its pid and when it started, in ticks since boot; none where there is none.
-/// A kubelet registers its Node once, when it starts.
+/// The command line of a process, read by a child: a process that hangs in a page fault, on a drive that does not answer,
+/// makes whoever reads it hang, too.
+fn command_line(root: &Root, pid: u32) -> Option<String> {
+    let cat = exec::find_program(&Root::default(), "cat")?;
+    let path = root.join(format!("/proc/{pid}/cmdline"));
+    match exec::run(&cat, &["--".into(), path.clone().into()], READ_TIME) {
+        Ok(output) => output.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => {
+            tracing::warn!("{}: cannot be read: {error}", path.display());
+            None
+        }
+    }
+}
+
+/// Which runs of kubelet are on this machine: of each its pid and when it started, in ticks since boot, such as
+/// `712/1034 9120/88231`; none where there is none. A kubelet registers its Node once, when it starts. All of them count: of
+/// two, one that hangs at its end perhaps, nothing tells which is the Node's.
 pub fn kubelet(root: &Root) -> Option<String> {
-    let pid = kubelets(root).into_iter().next()?;
+    let runs: Vec<String> = kubelets(root).into_iter().filter_map(|pid| run(root, pid)).collect();
+    (!runs.is_empty()).then(|| runs.join(" "))
+}
+
+fn run(root: &Root, pid: u32) -> Option<String> {
     let stat = text(&root.join(format!("/proc/{pid}/stat"))).ok()?;
     // proc_pid_stat(5): field 22; the name, which is the second, may have spaces and brackets in it.
     let started = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?;
@@ -194,6 +217,22 @@ mod tests {
     }
 
     #[test]
+    fn a_kubelet_whose_command_line_cannot_be_had_does_not_hold_us_nor_hide_another() {
+        let (_dir, root) = fixture(&[
+            ("/proc/1/cmdline", "/sbin/init\0"),
+            ("/proc/41/comm", "kubelet\n"),
+            ("/proc/42/comm", "kubelet\n"),
+            ("/proc/42/cmdline", KUBELET),
+        ]);
+        // Whoever reads it waits for a writer that never comes.
+        nix::unistd::mkfifo(&root.join("/proc/41/cmdline"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let found = root.clone();
+        std::thread::spawn(move || sender.send(find(&found, None).unwrap()));
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(60)).unwrap(), "ip-10-0-0-2.ec2.internal");
+    }
+
+    #[test]
     fn a_kubelet_that_was_started_again_is_another_one() {
         let stat = |start: u32| format!("41 (kube (l)et) S 1 {} {start} 0 0\n", "0 ".repeat(17));
         let (_dir, root) = fixture(&[
@@ -209,6 +248,12 @@ mod tests {
             assert_eq!(kubelet(&root), None, "{rubbish}");
         }
         fs::write(root.join("/proc/41/stat"), stat(3400)).unwrap();
+        // Another one beside it, that started later.
+        fs::create_dir(root.join("/proc/97")).unwrap();
+        fs::write(root.join("/proc/97/comm"), "kubelet\n").unwrap();
+        fs::write(root.join("/proc/97/stat"), stat(5600)).unwrap();
+        assert_eq!(kubelet(&root).as_deref(), Some("41/3400 97/5600"));
+        fs::remove_dir_all(root.join("/proc/97")).unwrap();
         fs::write(root.join("/proc/41/comm"), "less\n").unwrap();
         assert_eq!(kubelet(&root), None);
     }

@@ -8,7 +8,7 @@ use crate::root::Root;
 use crate::state::{Health, State};
 use crate::status::{self, Verdict};
 
-/// Looks at the machine again, as `status` does, and returns the state as it is now. Starts no program.
+/// Looks at the machine again, as `status` does, and returns the state as it is now.
 ///
 /// `since` stays what it was while state and reason stay, across ticks, for which the memory at `memory` is asked.
 pub fn observe(root: &Root, config: &Config, memory: &Path) -> State {

@@ -205,6 +205,36 @@ fn what_was_told_is_not_told_again_within_the_hour_unless_another_kubelet_may_ha
 }
 
 #[test]
+fn the_heartbeat_is_never_older_than_an_hour_however_ticks_fall() {
+    const LONGEST: u64 = 285;
+    let dir = tempfile::tempdir().unwrap();
+    let (url, server) = api(node());
+    let begin = 2_000_000_000;
+    let now = Arc::new(Mutex::new(begin));
+    let time = now.clone();
+    let mut options = Options {
+        if_changed: true,
+        patience: SOON,
+        clock: Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(*time.lock().unwrap())),
+        ..options(&url, &dir)
+    };
+    let ready = state(Health::Ready, "SetupComplete");
+    let (mut oldest, mut asked) = (0, 0);
+    for tick in 0..100 {
+        // A kubelet that starts anew has the Node read, when its heartbeat is nearly due and when it is not.
+        options.kubelet = Some(format!("7/{}", tick / 11));
+        asked += run(&options, &ready).unwrap().requests;
+        let beat = server.lock().unwrap().0["status"]["conditions"][0]["lastHeartbeatTime"].clone();
+        let beat: jiff::Timestamp = beat.as_str().unwrap().parse().unwrap();
+        *now.lock().unwrap() += LONGEST;
+        oldest = oldest.max(*now.lock().unwrap() - beat.as_second() as u64);
+    }
+    assert!(oldest <= 3600, "{oldest} s");
+    // Not by asking at every tick: 100 of them are eight hours.
+    assert!(asked <= 40, "{asked} requests");
+}
+
+#[test]
 fn an_answer_about_another_node_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let (url, server) = api(json!({ "metadata": { "name": "other", "uid": "u" } }));
@@ -216,8 +246,10 @@ fn an_answer_about_another_node_is_not_believed() {
 #[test]
 fn the_line_says_what_changed() {
     let change = |before: Option<&str>| Change {
+        uid: "u".into(),
         metadata: Some(json!({ "labels": {} })),
         condition: Some(Value::Null),
+        gone: None,
         before: before.map(str::to_owned),
         tells: true,
     };

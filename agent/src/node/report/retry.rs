@@ -15,6 +15,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 const LONGEST_FOR_NODE: Duration = Duration::from_secs(10);
 /// What a server may ask for by Retry-After; beyond it we rather ask again.
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
+/// How the API server says that the Node of this name is not the one of this UID.
+const OTHER_UID: &str = "metadata.uid: Invalid value";
 /// Of what a server says, in characters.
 const MESSAGE_MAX: usize = 400;
 
@@ -76,6 +78,11 @@ pub fn refused(what: &str, status: StatusCode, message: &str, after: Option<Dura
             "the API server forbids it to this node: expected a credential of system:node:NAME for this very Node, and a \
              label_domain that a node may write",
         ),
+        // The patch names the Node by its UID, which nobody can change (apimachinery, ValidateObjectMetaAccessorUpdate):
+        // between reading and writing, another Node of that name was made.
+        422 if message.contains(OTHER_UID) => {
+            Failure::again(format!("{what}: it is another Node by now{said}"))
+        }
         422 => stop(
             "the API server does not take this value; this is an error inside nvme-agent or in label_domain",
         ),
@@ -162,6 +169,14 @@ mod tests {
             assert!(error.to_string().starts_with(&format!("PATCH node x: {code} ")), "{error}");
             assert!(error.to_string().contains("(why; not); "), "{error}");
         }
+    }
+
+    #[test]
+    fn another_node_of_the_same_name_is_read_again() {
+        let said = "Node \"x\" is invalid: metadata.uid: Invalid value: \"6b1f\": field is immutable";
+        let failure = refused("PATCH node x", StatusCode::UNPROCESSABLE_ENTITY, said, None);
+        let Failure::Again(again) = failure else { panic!("{failure:?}") };
+        assert!(!again.no_node && !again.throttled && again.why.contains("another Node"), "{again:?}");
     }
 
     #[test]

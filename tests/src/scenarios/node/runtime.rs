@@ -41,6 +41,11 @@ pub fn changes(ctx: &Ctx) -> Result<()> {
         eks.vm.ok("nvme-agent setup")?;
         ready(&mut eks)?;
 
+        eks.vm.ok("echo 1 >/sys/fs/ext4/md0/trigger_fs_error")?;
+        eks.tick()?;
+        let state = eks.label("state")?;
+        ensure!(state == "degraded", "ext4 found an error, and the Node says {state}");
+
         let serial = eks.vm.drives[1].serial.clone();
         eks.vm.unplug(1)?;
         eks.tick()?;
