@@ -40,7 +40,13 @@ macro_rules! text {
 
 text! {
     /// Where a binary is: `https://`, `http://` or `s3://`.
-    Url, url;
+    Url, |text| {
+        let text = url(text)?;
+        match text.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty()) {
+            true => Ok(text),
+            false => Err("expected a path of a file after the host or bucket".into()),
+        }
+    };
     /// The SHA-256 of a binary, as 64 lower-case hexadecimal digits.
     Sha256, |text| all(text, 64..=64, |b| b.is_ascii_hexdigit(), "64 hexadecimal digits, as sha256sum prints them")
         .map(|text| text.to_ascii_lowercase());
@@ -135,7 +141,7 @@ fn url(text: &str) -> Result<String, String> {
         // What it would carry is a credential, or an address that ends before the node class does.
         return Err(format!("{expected}, without a query: a signed address does not last, and is a secret"));
     }
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = rest.split('/').next().unwrap_or_default();
     if host.contains('@') {
         return Err(format!("{expected}, without a user: a password would be readable by every pod"));
     }
@@ -143,7 +149,6 @@ fn url(text: &str) -> Result<String, String> {
     let escapes =
         text.split('%').skip(1).all(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2);
     let whole = host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && text.len() <= 1024;
-    let _ = path;
     match whole && text.bytes().all(known) && escapes {
         true => Ok(text.to_owned()),
         false => Err(format!("{expected}, of letters, digits and - . _ ~ : @ + , = %XX")),
@@ -255,6 +260,12 @@ impl FromStr for Gib {
             Ok(size @ 20..=59_000) if plain => Ok(Gib(size)),
             _ => Err("expected a size in GiB such as 100Gi, from 20 to 59000".into()),
         }
+    }
+}
+
+impl Gib {
+    pub fn count(self) -> u32 {
+        self.0
     }
 }
 
