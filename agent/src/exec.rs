@@ -113,11 +113,19 @@ pub struct Call<'a> {
 /// # Errors
 /// [`Error::Child`] where it could not be started, or had to be killed; with its output so far.
 pub fn run(program: &Path, args: &[OsString], deadline: Duration) -> Result<Output> {
+    run_call(Call { program, args, env: &[], deadline, secret: false })
+}
+
+/// As [`run`], and as [`Call`] says.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_call(call: Call<'_>) -> Result<Output> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Error::io(program, "start a child process for"))?;
-    let result = runtime.block_on(output(Call { program, args, env: &[], deadline, secret: false }));
+        .map_err(Error::io(call.program, "start a child process for"))?;
+    let result = runtime.block_on(output(call));
     // Never wait for anything that is left: an abandoned child must not hold us.
     runtime.shutdown_background();
     result

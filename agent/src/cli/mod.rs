@@ -5,6 +5,7 @@ mod gate;
 mod install;
 mod output;
 mod plan;
+mod render;
 mod report;
 mod setup;
 mod status;
@@ -40,6 +41,13 @@ Exit codes of gate:
   1  it must not
   2  wrong usage of the command line
   4  it must not, and the configuration is wrong
+
+Exit codes of render:
+  0  printed
+  1  an error, or --verify found another file than the sum says
+  2  wrong usage of the command line, or an option with a wrong value
+  4  options that do not go together, or a wrong configuration
+  5  --verify: curl or aws is missing
 
 Exit codes of status:
   0  ready, or absent (no drives, none expected)
@@ -121,6 +129,7 @@ enum Command {
     Report(report::Args),
     Gate(gate::Args),
     Install(install::Args),
+    Render(Box<render::Args>),
     Teardown(teardown::Args),
 }
 
@@ -200,7 +209,7 @@ pub fn run() -> ExitCode {
         error.exit()
     });
     let kind = match cli.command {
-        Command::Plan(_) | Command::Status(_) => Kind::Looks,
+        Command::Plan(_) | Command::Status(_) | Command::Render(_) => Kind::Looks,
         Command::Setup(_) | Command::Report(_) | Command::Gate(_) => Kind::Acts,
         Command::Install(_) | Command::Teardown(_) => Kind::Acts,
     };
@@ -222,6 +231,7 @@ pub fn run() -> ExitCode {
         Command::Report(args) => report::run(&context, &args),
         Command::Gate(args) => gate::run(&context, &args),
         Command::Install(args) => install::run(&context, &args),
+        Command::Render(args) => render::run(&context, &args),
         Command::Teardown(args) => teardown::run(&context, &args),
     });
     ExitCode::from(result.unwrap_or_else(|error| {

@@ -1,0 +1,113 @@
+//! `render userdata`, and the options of the script that the other subcommands share.
+
+use std::path::Path;
+
+use anyhow::Result;
+use toml::de::DeTable;
+
+use super::super::args::ConfigArgs;
+use super::super::{Context, output};
+use crate::config::{self, Config, OnFailure};
+use crate::error::Error;
+use crate::render::values::{Deadline, Region, Sha256, Url};
+use crate::render::{AmiFamily, Arch, Binary, Userdata, verify};
+use crate::root::Root;
+
+/// Print userData: a script that brings nvme-agent to a node and runs setup
+///
+/// Writes first what the Node says where the rest fails (--on-failure), then fetches the binary for the node's
+/// architecture, verifies its sum, installs it and runs setup. Every configuration flag, and what --config names, goes into
+/// the node's /etc/nvme-agent/config.toml.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    script: ScriptArgs,
+    /// Of the nodes: al2023, al2, ubuntu or custom
+    #[arg(long, value_name = "FAMILY", default_value = "al2023")]
+    #[allow(
+        dead_code,
+        reason = "there is one script; a family that has no place for it is refused by its type"
+    )]
+    ami_family: AmiFamily,
+}
+
+pub fn run(context: &Context, args: &Args) -> Result<()> {
+    output::text(&args.script.script(context, OnFailure::Label)?)
+}
+
+/// What the script is to do.
+#[derive(Debug, clap::Args)]
+pub struct ScriptArgs {
+    /// Where the binary for x86_64 is: https://, http:// or s3://
+    #[arg(long, value_name = "URL", requires = "sha256_x86_64", required_unless_present = "url_aarch64")]
+    url_x86_64: Option<Url>,
+    /// Its SHA-256
+    #[arg(long, value_name = "SUM", requires = "url_x86_64")]
+    sha256_x86_64: Option<Sha256>,
+    /// Where the binary for aarch64 (Graviton) is
+    #[arg(long, value_name = "URL", requires = "sha256_aarch64")]
+    url_aarch64: Option<Url>,
+    /// Its SHA-256
+    #[arg(long, value_name = "SUM", requires = "url_aarch64")]
+    sha256_aarch64: Option<Sha256>,
+    /// Of the bucket, for s3://
+    #[arg(long, value_name = "REGION")]
+    region: Option<Region>,
+    /// How long all of it may take on a node
+    #[arg(long, value_name = "TIME", default_value = "600s")]
+    deadline: Deadline,
+    /// Fetch the binaries now, and check their sums, before anything is printed
+    #[arg(long)]
+    verify: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl ScriptArgs {
+    /// The script, verified where that is asked for; `policy` is for who names none.
+    pub fn script(&self, context: &Context, policy: OnFailure) -> Result<String, Error> {
+        let userdata = self.userdata(context, policy)?;
+        let script = userdata.script()?;
+        if self.verify {
+            for binary in &userdata.binaries {
+                verify::verify(binary, self.region.as_ref())?;
+            }
+        }
+        Ok(script)
+    }
+
+    fn userdata(&self, context: &Context, policy: OnFailure) -> Result<Userdata, Error> {
+        let of = |arch, url: &Option<Url>, sha256: &Option<Sha256>| {
+            Some(Binary { arch, url: url.clone()?, sha256: sha256.clone()? })
+        };
+        let binaries = [
+            of(Arch::X86_64, &self.url_x86_64, &self.sha256_x86_64),
+            of(Arch::Aarch64, &self.url_aarch64, &self.sha256_aarch64),
+        ];
+        Ok(Userdata {
+            binaries: binaries.into_iter().flatten().collect(),
+            region: self.region.clone(),
+            deadline: self.deadline,
+            config: configuration(context, &self.config, policy)?,
+        })
+    }
+}
+
+/// The nodes' configuration: flags over the file that --config names over the defaults. Neither this machine's file nor
+/// its environment are the nodes' business.
+pub fn configuration(context: &Context, args: &ConfigArgs, policy: OnFailure) -> Result<Config, Error> {
+    let file = context.config.as_deref();
+    let mut overrides = args.overrides();
+    let named = overrides.values.iter().any(|(key, _)| *key == "on_failure");
+    if !named && !file.is_some_and(says_policy) {
+        overrides.values.push(("on_failure", policy.as_str().to_owned()));
+    }
+    // A root with nothing in it.
+    config::load(&Root::new("/proc/self/fdinfo"), file, &overrides, std::iter::empty())
+}
+
+/// The file names a policy. Whether it can be read at all is for who loads it.
+fn says_policy(file: &Path) -> bool {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    DeTable::parse(&text).is_ok_and(|table| table.get_ref().contains_key("on_failure"))
+}
