@@ -148,7 +148,7 @@ spec:
         assert_eq!(document(&object), expected);
     }
 
-    fn any() -> impl Strategy<Value = Value> {
+    fn values() -> impl Strategy<Value = Value> {
         let text = "([a-z0-9.:@#/$%&*!|>'\"{}, \\\\\n\u{e9}-]{0,12}\n?|y|no|null|1e3|0x1|~|\\.inf)";
         let leaf = prop_oneof![
             text.prop_map(Value::from),
@@ -167,7 +167,7 @@ spec:
 
     proptest! {
         #[test]
-        fn whatever_is_written_is_read_back(value in any()) {
+        fn whatever_is_written_is_read_back(value in values()) {
             let text = document(&value);
             let read: Value = serde_saphyr::from_str(&text).map_err(|e| TestCaseError::fail(format!("{e}: {text}")))?;
             prop_assert_eq!(read, value, "{}", text);
