@@ -29,7 +29,7 @@ const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 const HOST: &str = "10.0.2.2";
 
 /// As Karpenter hands it over: its own taint, a label of its NodePool.
-const NODE_CONFIG: &str = "\
+pub const NODE_CONFIG: &str = "\
 apiVersion: node.eks.aws/v1alpha1
 kind: NodeConfig
 spec:
@@ -162,7 +162,7 @@ impl<'v, 'lab> Eks<'v, 'lab> {
     }
 
     /// As kubelet does: creates the Node, and leaves one that exists as it is.
-    fn register(&mut self, found: &Value) -> Result<Registered> {
+    pub fn register(&mut self, found: &Value) -> Result<Registered> {
         let taints = found["taints"].as_array().context("taints")?;
         let keys = taints.iter().filter_map(|taint| taint["key"].as_str().map(str::to_owned)).collect();
         let registered = Registered { labels: found["labels"].clone(), taints: keys };
