@@ -43,17 +43,24 @@ const FETCHES: &[Fetch] = &[
         path: "/nvme-agent",
         before: "kill $(cat /root/web.pid)",
         joins: true,
-        said: "fetch",
+        said: "Failed to connect",
     },
     Fetch { name: "not found", policy: "taint", path: "/nothing", before: "", joins: true, said: "404" },
-    Fetch { name: "slow", policy: "label", path: "/slow/nvme-agent", before: "", joins: true, said: "fetch" },
+    Fetch {
+        name: "slow",
+        policy: "label",
+        path: "/slow/nvme-agent",
+        before: "",
+        joins: true,
+        said: "gave up",
+    },
     Fetch {
         name: "wrong checksum",
         policy: "label",
         path: "/other",
         before: "",
         joins: true,
-        said: "sha256",
+        said: "wrong sha256",
     },
     Fetch {
         name: "truncated",
@@ -61,7 +68,7 @@ const FETCHES: &[Fetch] = &[
         path: "/short/nvme-agent",
         before: "",
         joins: true,
-        said: "fetch",
+        said: "transfer closed",
     },
     Fetch {
         name: "wrong architecture",
@@ -69,7 +76,7 @@ const FETCHES: &[Fetch] = &[
         path: "/aarch64",
         before: "",
         joins: true,
-        said: "does not run",
+        said: "install: status 126",
     },
     Fetch {
         name: "full disk",
@@ -77,9 +84,16 @@ const FETCHES: &[Fetch] = &[
         path: "/nvme-agent",
         before: "mkdir -p /var/lib/nvme-agent; mount -t tmpfs -o size=1m full /var/lib/nvme-agent",
         joins: true,
-        said: "fetch",
+        said: "curl: (23)",
     },
-    Fetch { name: "no-join", policy: "no-join", path: "/other", before: "", joins: false, said: "sha256" },
+    Fetch {
+        name: "no-join",
+        policy: "no-join",
+        path: "/other",
+        before: "",
+        joins: false,
+        said: "wrong sha256",
+    },
 ];
 
 pub fn faults(ctx: &Ctx) -> Result<()> {

@@ -63,7 +63,7 @@ impl<'v, 'lab> Launch<'v, 'lab> {
         let work = vm.logs().join("served");
         let (files, imds) = (work.join("files"), work.join("imds"));
         let program = work.join(web::NAME);
-        for dir in [&files, &imds.join("meta-data/placement")] {
+        for dir in [&files, &imds.join("meta-data/placement"), &imds.join("dynamic/instance-identity")] {
             fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         }
         // By this name, since cargo may have put another file in the place of the one that runs.
@@ -71,14 +71,16 @@ impl<'v, 'lab> Launch<'v, 'lab> {
         let agent = agent_binary().context("no agent has been built: `cargo lab dist`")?;
         fs::copy(&agent, files.join(BINARY)).with_context(|| format!("copy {}", agent.display()))?;
         let id = vm.instance.id.clone();
+        let document = format!("{{\"instanceId\": \"{id}\", \"region\": \"eu-central-1\"}}\n");
         let facts = [
-            ("instance-id", id.as_str()),
-            ("local-hostname", "ip-10-0-2-15.ec2.internal"),
-            ("placement/availability-zone", "eu-central-1a"),
-            ("placement/region", "eu-central-1"),
+            ("meta-data/instance-id", id.as_str()),
+            ("meta-data/local-hostname", "ip-10-0-2-15.ec2.internal"),
+            ("meta-data/placement/availability-zone", "eu-central-1a"),
+            ("meta-data/placement/region", "eu-central-1"),
+            ("dynamic/instance-identity/document", document.as_str()),
         ];
         for (name, value) in facts {
-            fs::write(imds.join("meta-data").join(name), value).with_context(|| format!("write {name}"))?;
+            fs::write(imds.join(name), value).with_context(|| format!("write {name}"))?;
         }
         vm.ok(&format!("rm /usr/bin/nvme-agent; {CLOUD}"))?;
         let eks = Eks::image(vm)?;
