@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -83,7 +84,9 @@ impl<'v, 'lab> Launch<'v, 'lab> {
             fs::write(imds.join(name), value).with_context(|| format!("write {name}"))?;
         }
         vm.ok(&format!("rm /usr/bin/nvme-agent; {CLOUD}"))?;
-        let eks = Eks::image(vm)?;
+        let mut eks = Eks::image(vm)?;
+        // cloud-init is a program in Python, which is slow under emulation.
+        eks.patience = Duration::from_secs(240);
         eks.vm.write("/etc/systemd/system/stand-in-network.service", 0o644, NETWORK.as_bytes())?;
         eks.vm.ok("systemctl -q reenable stand-in-network.service; sync")?;
         let service =

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -65,6 +65,8 @@ const UNITS: [(&str, &str); 4] = [
 pub struct Eks<'v, 'lab> {
     pub vm: &'v mut Vm<'lab>,
     pub cluster: Cluster,
+    /// What nodeadm-run is waited for.
+    pub patience: Duration,
     pair: Arc<Pair>,
 }
 
@@ -101,7 +103,7 @@ impl<'v, 'lab> Eks<'v, 'lab> {
         vm.extra = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
             .map(str::to_owned)
             .to_vec();
-        let mut eks = Eks { vm, cluster, pair: pair.clone() };
+        let mut eks = Eks { vm, cluster, patience: Duration::from_secs(100), pair: pair.clone() };
         eks.login(&Login::Certificate(&pair))?;
         Ok(eks)
     }
@@ -147,16 +149,17 @@ impl<'v, 'lab> Eks<'v, 'lab> {
     pub fn power_on(&mut self, order: &[usize], drives: BlankDrives) -> Result<(Boot, Option<Registered>)> {
         let started = Instant::now();
         self.vm.power_on_without_waiting(order, drives)?;
-        let text = self.vm.ok(&format!(
-            "for n in $(seq 500); do
-                 [ ! -e {REGISTERED} ] || break
+        let script = format!(
+            "until [ -e {REGISTERED} -o $SECONDS -gt {} ]; do
                  case $(systemctl is-active nodeadm-run.service) in failed) break;; esac
                  sleep 0.2
              done
-             cat {REGISTERED} 2> /dev/null || :"
-        ))?;
+             cat {REGISTERED} 2> /dev/null || :",
+            self.patience.as_secs()
+        );
+        let text = self.vm.sh_within(self.patience + Duration::from_secs(20), &script)?.out;
         let registered =
-            if text.is_empty() { None } else { Some(self.register(&serde_json::from_str(&text)?)?) };
+            if text.trim().is_empty() { None } else { Some(self.register(&serde_json::from_str(&text)?)?) };
         let boot = self.vm.booted(started)?;
         Ok((boot, registered))
     }
