@@ -42,8 +42,23 @@ if [ -f "$feature" ] && head -n 1 "$feature" | grep -q '^# nvme-agent: '; then
     rm -f "$feature"
 fi
 
+# What tells one host from another: each instance makes its own. An empty machine id is a new one at the next boot; a
+# missing one would be a system that has never booted, whose units are enabled anew by presets.
+rm -f "$root"/etc/ssh/ssh_host_*
+: >"$root/etc/machine-id"
+if [ -f "$root/var/lib/dbus/machine-id" ] && [ ! -L "$root/var/lib/dbus/machine-id" ]; then
+    rm -f "$root/var/lib/dbus/machine-id"
+fi
+rm -f "$root/var/lib/systemd/random-seed"
+# cloud-init runs userData once an instance, and knows instances by what it keeps here.
+rm -rf "$root/var/lib/cloud/instance" "$root/var/lib/cloud/instances" "$root/var/lib/cloud/data" "$root/var/lib/cloud/sem"
+# The build host's journal speaks of its drives.
+rm -rf "$root"/var/log/journal/*
+
 # Prove it.
 left=$(
+    ls -d "$root"/etc/ssh/ssh_host_* 2>/dev/null || true
+    [ ! -s "$root/etc/machine-id" ] || echo "$root/etc/machine-id"
     [ ! -e "$root/var/lib/nvme-agent" ] || echo "$root/var/lib/nvme-agent"
     [ ! -e "$label" ] || echo "$label"
     grep -Hs -e "$fstab_ours" -e "$fstab_disabled" "$fstab" || true

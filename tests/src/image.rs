@@ -49,6 +49,7 @@ const TOOLS: &[&str] = &[
     "attr",
     "file",
     "lsof",
+    "curl",
 ];
 
 /// The machine's DMI says EC2, and cloud-init would ask for its metadata service for minutes. With more than one entry it

@@ -80,3 +80,4 @@ pub mod scenarios;
 pub mod shell;
 pub mod snapshot;
 pub mod vm;
+pub mod web;

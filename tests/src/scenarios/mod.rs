@@ -11,6 +11,7 @@ mod boot;
 mod cloudinit;
 mod company;
 mod crash;
+mod delivery;
 mod ebs;
 mod errors;
 mod exec;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Scenario> {
         crash::mkfs::SCENARIOS,
         crash::power::SCENARIOS,
         node::SCENARIOS,
+        delivery::SCENARIOS,
     ]
     .concat()
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 const HOST: &str = "10.0.2.2";
 
 /// As Karpenter hands it over: its own taint, a label of its NodePool.
-const NODE_CONFIG: &str = "\
+pub const NODE_CONFIG: &str = "\
 apiVersion: node.eks.aws/v1alpha1
 kind: NodeConfig
 spec:
@@ -69,6 +69,8 @@ const UNITS: [(&str, &str); 4] = [
 pub struct Eks<'v, 'lab> {
     pub vm: &'v mut Vm<'lab>,
     pub cluster: Cluster,
+    /// What nodeadm-run is waited for.
+    pub patience: Duration,
     pair: Arc<Pair>,
 }
 
@@ -105,7 +107,7 @@ impl<'v, 'lab> Eks<'v, 'lab> {
         vm.extra = ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,romfile="]
             .map(str::to_owned)
             .to_vec();
-        let mut eks = Eks { vm, cluster, pair: pair.clone() };
+        let mut eks = Eks { vm, cluster, patience: Duration::from_secs(100), pair: pair.clone() };
         eks.login(&Login::Certificate(&pair))?;
         Ok(eks)
     }
@@ -157,22 +159,23 @@ impl<'v, 'lab> Eks<'v, 'lab> {
     pub fn power_on(&mut self, order: &[usize], drives: BlankDrives) -> Result<(Boot, Option<Registered>)> {
         let started = Instant::now();
         self.vm.power_on_without_waiting(order, drives)?;
-        let text = self.vm.ok(&format!(
-            "for n in $(seq 500); do
-                 [ ! -e {REGISTERED} ] || break
+        let script = format!(
+            "until [ -e {REGISTERED} -o $SECONDS -gt {} ]; do
                  case $(systemctl is-active nodeadm-run.service) in failed) break;; esac
                  sleep 0.2
              done
-             cat {REGISTERED} 2> /dev/null || :"
-        ))?;
+             cat {REGISTERED} 2> /dev/null || :",
+            self.patience.as_secs()
+        );
+        let text = self.vm.sh_within(self.patience + Duration::from_secs(20), &script)?.out;
         let registered =
-            if text.is_empty() { None } else { Some(self.register(&serde_json::from_str(&text)?)?) };
+            if text.trim().is_empty() { None } else { Some(self.register(&serde_json::from_str(&text)?)?) };
         let boot = self.vm.booted(started)?;
         Ok((boot, registered))
     }
 
     /// As kubelet does: creates the Node, and leaves one that exists as it is.
-    fn register(&mut self, found: &Value) -> Result<Registered> {
+    pub fn register(&mut self, found: &Value) -> Result<Registered> {
         let taints = found["taints"].as_array().context("taints")?;
         let keys = taints.iter().filter_map(|taint| taint["key"].as_str().map(str::to_owned)).collect();
         let registered = Registered { labels: found["labels"].clone(), taints: keys };

@@ -1,7 +1,7 @@
 //! What the Node says of its storage, and what becomes of a node that has none: nodeadm, kubelet and the API server are
 //! stand-ins, the rest is the machine.
 
-mod eks;
+pub(crate) mod eks;
 mod life;
 mod pods;
 mod policy;
