@@ -4,6 +4,7 @@
 #[path = "support/eks.rs"]
 mod eks;
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
