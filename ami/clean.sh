@@ -1,7 +1,19 @@
 #!/bin/sh
-# Takes every trace of a setup on the build host out of an image: clean.sh [ROOT]. See README.md.
+# Takes every trace of a setup on the build host out of an image: clean.sh [--identity] [ROOT]. See README.md.
 set -eu
 
+identity=no
+if [ "${1:-}" = --identity ]; then
+    identity=yes
+    shift
+fi
+case $#:${1:-/} in
+    [01]:/*) ;;
+    *)
+        echo "usage: $0 [--identity] [ROOT]" >&2
+        exit 2
+        ;;
+esac
 root=${1:-/}
 root=${root%/}
 
@@ -40,6 +52,19 @@ rm -f "$label" "$root/etc/eks/nodeadm.d/.50-nvme-agent.yaml."*
 feature=$root/etc/kubernetes/node-feature-discovery/features.d/nvme-agent
 if [ -f "$feature" ] && head -n 1 "$feature" | grep -q '^# nvme-agent: '; then
     rm -f "$feature"
+fi
+
+# What makes two instances of one image the same machine. Keys and seeds are made anew at boot where they are not there; the
+# machine id where its file is empty. cloud-init takes the next boot for a new instance anyhow, but would keep this one's user data.
+if [ "$identity" = yes ]; then
+    rm -f "$root"/etc/ssh/ssh_host_*_key "$root"/etc/ssh/ssh_host_*_key.pub "$root/var/lib/systemd/random-seed" \
+        "$root/var/lib/systemd/credential.secret" "$root/root/.ssh/authorized_keys" "$root"/home/*/.ssh/authorized_keys
+    rm -rf "$root/var/lib/cloud" "$root"/var/log/cloud-init*.log "$root"/var/log/journal/*
+    if [ -e "$root/etc/machine-id" ]; then
+        : >"$root/etc/machine-id"
+    fi
+    # Of D-Bus before it read /etc/machine-id.
+    [ -L "$root/var/lib/dbus/machine-id" ] || rm -f "$root/var/lib/dbus/machine-id"
 fi
 
 # Prove it.
