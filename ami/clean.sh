@@ -1,7 +1,19 @@
 #!/bin/sh
-# Takes every trace of a setup on the build host out of an image: clean.sh [ROOT]. See README.md.
+# Takes every trace of a setup on the build host out of an image: clean.sh [--identity] [ROOT]. See README.md.
 set -eu
 
+identity=no
+if [ "${1:-}" = --identity ]; then
+    identity=yes
+    shift
+fi
+case $#:${1:-/} in
+    [01]:/*) ;;
+    *)
+        echo "usage: $0 [--identity] [ROOT]" >&2
+        exit 2
+        ;;
+esac
 root=${1:-/}
 root=${root%/}
 
@@ -42,23 +54,21 @@ if [ -f "$feature" ] && head -n 1 "$feature" | grep -q '^# nvme-agent: '; then
     rm -f "$feature"
 fi
 
-# What tells one host from another: each instance makes its own. An empty machine id is a new one at the next boot; a
-# missing one would be a system that has never booted, whose units are enabled anew by presets.
-rm -f "$root"/etc/ssh/ssh_host_*
-: >"$root/etc/machine-id"
-if [ -f "$root/var/lib/dbus/machine-id" ] && [ ! -L "$root/var/lib/dbus/machine-id" ]; then
-    rm -f "$root/var/lib/dbus/machine-id"
+# What makes two instances of one image the same machine. Keys and seeds are made anew at boot where they are not there; the
+# machine id where its file is empty. cloud-init takes the next boot for a new instance anyhow, but would keep this one's user data.
+if [ "$identity" = yes ]; then
+    rm -f "$root"/etc/ssh/ssh_host_*_key "$root"/etc/ssh/ssh_host_*_key.pub "$root/var/lib/systemd/random-seed" \
+        "$root/var/lib/systemd/credential.secret" "$root/root/.ssh/authorized_keys" "$root"/home/*/.ssh/authorized_keys
+    rm -rf "$root/var/lib/cloud" "$root"/var/log/cloud-init*.log "$root"/var/log/journal/*
+    if [ -e "$root/etc/machine-id" ]; then
+        : >"$root/etc/machine-id"
+    fi
+    # Of D-Bus before it read /etc/machine-id.
+    [ -L "$root/var/lib/dbus/machine-id" ] || rm -f "$root/var/lib/dbus/machine-id"
 fi
-rm -f "$root/var/lib/systemd/random-seed"
-# cloud-init runs userData once an instance, and knows instances by what it keeps here.
-rm -rf "$root/var/lib/cloud/instance" "$root/var/lib/cloud/instances" "$root/var/lib/cloud/data" "$root/var/lib/cloud/sem"
-# The build host's journal speaks of its drives.
-rm -rf "$root"/var/log/journal/*
 
 # Prove it.
 left=$(
-    ls -d "$root"/etc/ssh/ssh_host_* 2>/dev/null || true
-    [ ! -s "$root/etc/machine-id" ] || echo "$root/etc/machine-id"
     [ ! -e "$root/var/lib/nvme-agent" ] || echo "$root/var/lib/nvme-agent"
     [ ! -e "$label" ] || echo "$label"
     grep -Hs -e "$fstab_ours" -e "$fstab_disabled" "$fstab" || true

@@ -1,26 +1,30 @@
-//! `cargo lab dist`: what ships, static binaries for x86_64 that need no libc of the host, with their manual pages and
-//! completions, in `target/dist`.
+//! `cargo lab dist`: what ships, static binaries that need no libc of the host, with their manual pages and completions, in
+//! `target/dist`. With `--all` for both kinds of machine, and as packages, with a bill of materials and checksums.
 //!
 //! musl and not static glibc: the latter crashes in its first name look-up wherever nsswitch.conf names a module of
-//! another glibc. Where rustup has the musl target, the host's cargo builds; elsewhere a Debian chroot does, see
-//! [`chroot`]. Both are asked every time, and cargo alone decides whether there is anything to do.
+//! another glibc. Where rustup has the musl target, the host's cargo builds; elsewhere, and for another kind of machine
+//! than this, a Debian chroot does, see [`chroot`]. Both are asked every time, and cargo alone decides whether there is
+//! anything to do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cache::{Cache, digest};
 use crate::debian;
 use crate::progress::step;
 use crate::runner::workspace;
+use target::Arch;
 
+mod all;
 mod chroot;
 mod elf;
-mod manual;
-
-const TARGET: &str = "x86_64-unknown-linux-musl";
+pub mod manual;
+pub mod package;
+mod sbom;
+pub mod target;
 
 /// Named points at which the agent stops or dies, for the tests: never in what ships.
 const FAILPOINTS: &str = "failpoints";
@@ -33,6 +37,12 @@ pub struct Args {
     /// The binary of that package; the result is target/dist/BIN-x86_64
     #[arg(long, requires = "package")]
     bin: Option<String>,
+    /// All of a release: x86_64 and aarch64, rpm and deb, bills of materials, SHA256SUMS
+    #[arg(long, conflicts_with = "package")]
+    all: bool,
+    /// All of a release, made a second time from a clone of this commit elsewhere: every byte must be the same
+    #[arg(long, conflicts_with_all = ["package", "all"])]
+    twice: bool,
 }
 
 /// One binary to build.
@@ -43,17 +53,19 @@ pub struct Build<'a> {
     pub features: &'a [&'a str],
     /// A profile of the workspace's Cargo.toml: `release`, or `failpoints`, which is quicker to build.
     pub profile: &'a str,
+    pub arch: Arch,
 }
 
 impl<'a> Build<'a> {
-    /// A binary as it would ship.
+    /// A binary as it would ship, for x86_64.
     pub fn new(package: &'a str, bin: &'a str) -> Build<'a> {
-        Build { package, bin, features: &[], profile: "release" }
+        Build { package, bin, features: &[], profile: "release", arch: Arch::X86_64 }
     }
 
     fn cargo_args(&self) -> Vec<String> {
-        let mut args =
-            ["build", "--locked", "--target", TARGET, "--profile", self.profile].map(str::to_owned).to_vec();
+        let mut args = ["build", "--locked", "--target", self.arch.target(), "--profile", self.profile]
+            .map(str::to_owned)
+            .to_vec();
         args.extend(["--package", self.package, "--bin", self.bin].map(str::to_owned));
         if !self.features.is_empty() {
             args.extend(["--features".to_owned(), self.features.join(",")]);
@@ -63,22 +75,50 @@ impl<'a> Build<'a> {
 
     fn file_name(&self) -> String {
         let features: String = self.features.iter().map(|feature| format!("-{feature}")).collect();
-        format!("{}-x86_64{features}", self.bin)
+        format!("{}-{}{features}", self.bin, self.arch.name())
     }
 }
 
-/// The command line's `dist`: everything that ships, or one binary of the caller's choice. `agent_command` is the agent's
-/// command line, for its manual.
+/// A checkout to build, and where to.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub workspace: PathBuf,
+    /// Intermediate files of its own; none: those that all checkouts share.
+    pub intermediate: Option<PathBuf>,
+}
+
+impl Place {
+    /// The checkout that this was compiled from.
+    pub fn here() -> Place {
+        Place { workspace: workspace(), intermediate: None }
+    }
+
+    /// Where what ships is put.
+    pub fn dist(&self) -> PathBuf {
+        self.workspace.join("target/dist")
+    }
+}
+
+/// The command line's `dist`: what ships, all of it or for x86_64 only, or one binary of the caller's choice.
+/// `agent_command` is the agent's command line, for its manual.
 pub fn run(args: &Args, agent_command: clap::Command) -> Result<()> {
     if let (Some(package), Some(bin)) = (&args.package, &args.bin) {
         return describe(&build(&Build::new(package, bin))?);
     }
+    let here = Place::here();
+    if args.all || args.twice {
+        let files = all::make(&here, &agent_command)?;
+        if args.twice {
+            all::make_again(&here, &files, &agent_command)?;
+        }
+        return files.iter().try_for_each(|path| describe(path));
+    }
     for binary in [agent()?, agent_with_failpoints()?] {
-        starts(&binary)?;
+        starts(&binary, Arch::X86_64)?;
         describe(&binary)?;
     }
-    let pages = manual::write(agent_command, &dist_dir())?;
-    println!("{}: {pages} manual pages and completions", shown(&dist_dir()));
+    let pages = manual::write(agent_command, &here.dist())?;
+    println!("{}: {pages} manual pages and completions", shown(&here.dist()));
     Ok(())
 }
 
@@ -94,30 +134,64 @@ pub fn agent_with_failpoints() -> Result<PathBuf> {
 
 /// Builds one static binary of this workspace, if it is not up to date, and puts it into `target/dist`.
 pub fn build(build: &Build) -> Result<PathBuf> {
-    let workspace = workspace();
+    build_at(&Place::here(), build)
+}
+
+fn build_at(place: &Place, build: &Build) -> Result<PathBuf> {
+    let workspace = &place.workspace;
     let target_dir = workspace.join("target/dist-build");
     fs::create_dir_all(&target_dir).with_context(|| format!("create {}", target_dir.display()))?;
-    let mut command = if rustup_has_target()? {
+    let mut command = if rustup_builds(build.arch)? {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(build.cargo_args()).arg("--target-dir").arg(&target_dir);
+        command.env("CARGO_ENCODED_RUSTFLAGS", remapped(workspace, &chroot::cargo_home()?));
         command
     } else {
-        chroot::Chroot::get(&Cache::open()?)?.cargo(&workspace, &target_dir, &build.cargo_args())?
+        let chroot = chroot::Chroot::get(&Cache::open()?, build.arch)?;
+        chroot.cargo(workspace, &target_dir, place.intermediate.as_deref(), &build.cargo_args())?
     };
     step(&format!("Building {} (static, profile {})", build.file_name(), build.profile), || {
-        debian::run(command.current_dir(&workspace)).map(drop)
+        debian::run(command.current_dir(workspace)).map(drop)
     })?;
-    let made = target_dir.join(TARGET).join(build.profile).join(build.bin);
-    elf::check_static(&made)?;
-    let dist = dist_dir().join(build.file_name());
+    let made = target_dir.join(build.arch.target()).join(build.profile).join(build.bin);
+    elf::check_static(&made, build.arch)?;
+    if build.profile == "release" {
+        tells_no_path(&made, workspace)?;
+    }
+    let dist = place.dist().join(build.file_name());
     install(&made, &dist)?;
     Ok(dist)
 }
 
-/// Whether the host's toolchain can build for musl by itself. rustc names the directory whether it is there or not.
-fn rustup_has_target() -> Result<bool> {
+/// The flags that keep this machine's directories out of messages of a panic, and so out of the bytes of the binary. In
+/// the chroot they are the same everywhere.
+fn remapped(workspace: &Path, cargo_home: &Path) -> String {
+    [(workspace, "/nvme-agent"), (cargo_home, "/cargo")]
+        .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
+        .join("\x1f")
+}
+
+/// What is built from two directories is only then the same.
+fn tells_no_path(binary: &Path, workspace: &Path) -> Result<()> {
+    let bytes = fs::read(binary).with_context(|| format!("read {}", binary.display()))?;
+    let path = workspace.to_string_lossy();
+    let found = bytes.windows(path.len()).any(|window| window == path.as_bytes());
+    ensure!(
+        !found,
+        "{}: has the path of the checkout, {path}, in it: not reproducible elsewhere",
+        binary.display()
+    );
+    Ok(())
+}
+
+/// Whether the host's toolchain can build for musl by itself: for this kind of machine only, since the other needs a C
+/// compiler of its own, too. rustc names the directory whether it is there or not.
+fn rustup_builds(arch: Arch) -> Result<bool> {
+    if !arch.is_native() {
+        return Ok(false);
+    }
     let output = Command::new("rustc")
-        .args(["--print", "target-libdir", "--target", TARGET])
+        .args(["--print", "target-libdir", "--target", arch.target()])
         .current_dir(workspace())
         .stderr(Stdio::inherit())
         .output()
@@ -140,9 +214,19 @@ fn install(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("put {} in its place", to.display()))
 }
 
-/// A linker can make a static binary that dies before main; this one at least tells its version.
-fn starts(binary: &Path) -> Result<()> {
-    debian::run(Command::new(binary).arg("--version"))
+/// A linker can make a static binary that dies before main; this one at least tells its version. The other kind of
+/// machine's does so in an emulator.
+fn starts(binary: &Path, arch: Arch) -> Result<()> {
+    let mut command = if arch.is_native() {
+        Command::new(binary)
+    } else {
+        let emulator = format!("qemu-{}-static", arch.name());
+        debian::ensure_host_tools(&[(&emulator, "qemu-user-static")])?;
+        let mut command = Command::new(emulator);
+        command.arg(binary);
+        command
+    };
+    debian::run(command.arg("--version"))
         .with_context(|| format!("{} does not start here", shown(binary)))
         .map(drop)
 }
@@ -150,16 +234,12 @@ fn starts(binary: &Path) -> Result<()> {
 fn describe(binary: &Path) -> Result<()> {
     let bytes = fs::read(binary).with_context(|| format!("read {}", binary.display()))?;
     let mebibytes = bytes.len() as f64 / f64::from(1 << 20);
-    println!("{}: static, {mebibytes:.2} MiB, sha256 {}", shown(binary), digest(&bytes));
+    println!("{}: {mebibytes:.2} MiB, sha256 {}", shown(binary), digest(&bytes));
     Ok(())
 }
 
 fn shown(path: &Path) -> String {
     path.strip_prefix(workspace()).unwrap_or(path).display().to_string()
-}
-
-fn dist_dir() -> PathBuf {
-    workspace().join("target/dist")
 }
 
 #[cfg(test)]
@@ -174,9 +254,29 @@ mod tests {
             plain.cargo_args().join(" "),
             "build --locked --target x86_64-unknown-linux-musl --profile release --package lab --bin floor"
         );
+        let other = Build { arch: Arch::Aarch64, ..plain };
+        assert_eq!(other.file_name(), "floor-aarch64");
+        assert!(other.cargo_args().contains(&"aarch64-unknown-linux-musl".to_owned()));
         let failing = Build { features: &["failpoints"], profile: "failpoints", ..plain };
         assert_eq!(failing.file_name(), "floor-x86_64-failpoints");
         assert!(failing.cargo_args().join(" ").ends_with("--bin floor --features failpoints"));
+    }
+
+    #[test]
+    fn a_path_of_this_machine_in_a_binary_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let binary = dir.path().join("binary");
+        fs::write(&binary, "\x7fELF agent/src/main.rs").unwrap();
+        tells_no_path(&binary, dir.path()).unwrap();
+        fs::write(&binary, format!("\x7fELF {}/agent/src/main.rs", dir.path().display())).unwrap();
+        let error = tells_no_path(&binary, dir.path()).unwrap_err();
+        assert!(error.to_string().contains("not reproducible"), "{error}");
+        let flags = remapped(Path::new("/home/me/agent"), Path::new("/home/me/.cargo"));
+        let flags: Vec<&str> = flags.split('\x1f').collect();
+        assert_eq!(
+            flags,
+            ["--remap-path-prefix=/home/me/agent=/nvme-agent", "--remap-path-prefix=/home/me/.cargo=/cargo"]
+        );
     }
 
     #[test]

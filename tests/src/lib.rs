@@ -64,6 +64,8 @@ pub mod cache;
 pub mod channel;
 pub mod cli;
 pub mod debian;
+#[cfg(test)]
+mod delivered;
 pub mod demo;
 pub mod dist;
 pub mod drive;

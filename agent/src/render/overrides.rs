@@ -74,7 +74,7 @@ fn plain<'a>(flag: &str, value: &'a Value) -> Result<&'a Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Directory, OnFailure, Overrides, load};
+    use crate::config::{CONFIG_PATH, Directory, OnFailure, Overrides, load};
     use crate::root::Root;
 
     #[test]
@@ -99,9 +99,10 @@ mod tests {
         let text = toml(&config).unwrap();
         assert_eq!(text.lines().next(), Some("target = \"/opt/data\""));
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, text).unwrap();
-        let loaded = load(&Root::new("/"), Some(&file), &Overrides::default(), std::iter::empty()).unwrap();
+        let root = Root::new(dir.path());
+        std::fs::create_dir_all(root.join("/etc/nvme-agent")).unwrap();
+        std::fs::write(root.join(CONFIG_PATH), text).unwrap();
+        let loaded = load(&root, None, &Overrides::default(), std::iter::empty()).unwrap();
         assert_eq!(loaded, config);
     }
 

@@ -8,22 +8,24 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-const MACHINE_X86_64: u16 = 62;
+use super::target::Arch;
+
 const SEGMENT_DYNAMIC: u32 = 2;
 const SEGMENT_INTERPRETER: u32 = 3;
 const DYNAMIC_NULL: u64 = 0;
 const DYNAMIC_NEEDED: u64 = 1;
 
-/// Fails unless the file is a 64-bit x86 executable without interpreter and without shared libraries.
-pub fn check_static(path: &Path) -> Result<()> {
+/// Fails unless the file is an executable for this machine without interpreter and without shared libraries.
+pub fn check_static(path: &Path, arch: Arch) -> Result<()> {
     let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    check(&bytes).with_context(|| format!("{} must be a static binary", path.display()))
+    check(&bytes, arch).with_context(|| format!("{} must be a static binary", path.display()))
 }
 
-fn check(elf: &[u8]) -> Result<()> {
+fn check(elf: &[u8], arch: Arch) -> Result<()> {
     ensure!(elf.starts_with(b"\x7fELF\x02\x01"), "not a 64-bit little-endian ELF file");
     let machine = u16::from_le_bytes(field(elf, 18)?);
-    ensure!(machine == MACHINE_X86_64, "machine {machine}, expected {MACHINE_X86_64} (x86_64)");
+    let expected = arch.elf_machine();
+    ensure!(machine == expected, "machine {machine}, expected {expected} ({})", arch.name());
     let table = u64::from_le_bytes(field(elf, 32)?);
     let (size, count) = (u16::from_le_bytes(field(elf, 54)?), u16::from_le_bytes(field(elf, 56)?));
     ensure!(count > 0, "no program headers");
@@ -66,7 +68,7 @@ mod tests {
     fn elf(kind: u32, tag: u64) -> Vec<u8> {
         let mut elf = vec![0; 152];
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        elf[18..20].copy_from_slice(&MACHINE_X86_64.to_le_bytes());
+        elf[18..20].copy_from_slice(&Arch::X86_64.elf_machine().to_le_bytes());
         elf[32..40].copy_from_slice(&64_u64.to_le_bytes());
         elf[54..56].copy_from_slice(&56_u16.to_le_bytes());
         elf[56..58].copy_from_slice(&1_u16.to_le_bytes());
@@ -78,7 +80,7 @@ mod tests {
     }
 
     fn verdict(elf: &[u8]) -> String {
-        check(elf).map_or_else(|error| format!("{error:#}"), |()| "static".to_owned())
+        check(elf, Arch::X86_64).map_or_else(|error| format!("{error:#}"), |()| "static".to_owned())
     }
 
     #[test]
@@ -88,23 +90,25 @@ mod tests {
         assert_eq!(verdict(&elf(SEGMENT_DYNAMIC, DYNAMIC_NEEDED)), "it needs a shared library");
         assert_eq!(verdict(&elf(SEGMENT_INTERPRETER, 0)), "it asks for a dynamic loader");
         assert_eq!(verdict(b"#!/bin/sh"), "not a 64-bit little-endian ELF file");
+        let other = check(&elf(1, 0), Arch::Aarch64).unwrap_err();
+        assert_eq!(other.to_string(), "machine 62, expected 183 (aarch64)");
     }
 
     #[test]
     fn cut_short_is_an_error_and_no_panic() {
         let whole = elf(SEGMENT_DYNAMIC, 30);
         for length in 0..136 {
-            assert!(check(&whole[..length]).is_err(), "{length} bytes");
+            assert!(check(&whole[..length], Arch::X86_64).is_err(), "{length} bytes");
         }
         let mut wild = whole;
         wild[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
-        assert!(check(&wild).is_err());
+        assert!(check(&wild, Arch::X86_64).is_err());
     }
 
     #[test]
     fn this_test_is_not_static() {
         // True with a gnu toolchain, the only one that builds the lab itself.
-        let error = check_static(Path::new("/proc/self/exe")).unwrap_err();
+        let error = check_static(Path::new("/proc/self/exe"), Arch::X86_64).unwrap_err();
         assert!(format!("{error:#}").contains("dynamic loader"), "{error:#}");
     }
 }

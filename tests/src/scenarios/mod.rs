@@ -24,6 +24,7 @@ pub(crate) mod kit;
 mod machinery;
 mod node;
 mod oracle;
+mod packages;
 mod refusal;
 mod rig;
 mod teardown;
@@ -33,6 +34,7 @@ mod teardown;
 pub fn all() -> Vec<Scenario> {
     [
         machinery::SCENARIOS,
+        packages::SCENARIOS,
         oracle::SCENARIOS,
         fresh::SCENARIOS,
         guests::SCENARIOS,

@@ -57,7 +57,7 @@ fn build(vm: &mut Vm<'_>) -> Result<[String; 3]> {
     // Not while the drives are in use.
     let refused = vm.fails(1, "/root/ami/clean.sh")?;
     ensure!(refused.err.contains("teardown --yes"), "{refused:?}");
-    vm.ok("nvme-agent teardown --yes; /root/ami/clean.sh; rm -r /root/ami; sync")?;
+    vm.ok("nvme-agent teardown --yes; /root/ami/clean.sh --identity; rm -r /root/ami; sync")?;
     let left = vm.sh(
         "grep -rs x-nvme-agent /etc/fstab; grep -s nvme-agent /etc/mdadm/mdadm.conf; ls -d /var/lib/nvme-agent /etc/ssh/ssh_host_* 2> /dev/null
          cat /etc/machine-id",

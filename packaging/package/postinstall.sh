@@ -1,0 +1,37 @@
+#!/bin/sh
+# After installation and after an upgrade: of the rpm with the number of versions that there now are, of the deb with
+# "configure" and the version before. Nothing is started and nothing stopped: what is mounted stays, and the next boot, or
+# whoever runs `nvme-agent setup`, uses the new binary.
+set -u
+
+case ${1:-1}:${2:-} in
+    1: | configure:) first=yes ;;
+    1:* | [2-9]*: | configure:*) first=no ;;
+    *) exit 0 ;;
+esac
+
+# systemd 219 of Amazon Linux 2 does not know groups of system calls. It takes a filter of them for an empty one, with which no
+# program starts.
+release=$(sed -n -e 's/"//g' -e 's/^ID=//p' -e 's/^VERSION_ID=//p' /etc/os-release 2>/dev/null | sort -r | tr '\n' ' ')
+if [ "$release" = "amzn 2 " ]; then
+    for unit in nvme-agent.service nvme-agent-report.service; do
+        mkdir -p "/etc/systemd/system/$unit.d"
+        printf '%s\n' '# Written by the nvme-agent package, for systemd 219.' '[Service]' 'SystemCallFilter=' \
+            >"/etc/systemd/system/$unit.d/10-systemd-219.conf"
+    done
+fi
+
+# What an earlier `nvme-agent install` wrote to /etc would keep these units out of force, and another target than /tmp needs a
+# drop-in. An image of another kind of machine cannot run it: there the boot does the rest.
+/usr/bin/nvme-agent install --no-enable >/dev/null 2>&1 ||
+    echo "nvme-agent: note: could not run here; 'nvme-agent install' on the machine says why"
+
+# At the first installation only, and as the presets say: from then on it is the administrator's to decide.
+if [ "$first" = yes ] && command -v systemctl >/dev/null 2>&1; then
+    systemctl --no-reload preset nvme-agent.service nvme-agent-report.service nvme-agent-report.timer >/dev/null 2>&1 ||
+        echo "nvme-agent: note: its units are not enabled; 'systemctl preset nvme-agent.service' says why"
+fi
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload || :
+fi
+exit 0
