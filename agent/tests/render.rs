@@ -476,7 +476,13 @@ fn examples() -> Vec<(&'static str, Vec<&'static str>)> {
         (
             "managed-nodegroup/userdata-starburst.mime",
             [
-                &["launch-template", "--config", "../packaging/managed-nodegroup/starburst.toml"][..],
+                &[
+                    "launch-template",
+                    "--config",
+                    "../packaging/managed-nodegroup/starburst.toml",
+                    "--sysctl",
+                    "fs.aio-max-nr=8388608",
+                ][..],
                 &binaries,
             ]
             .concat(),
@@ -510,4 +516,54 @@ fn the_examples_are_what_it_prints() {
             "{file}: NVME_AGENT_EXAMPLES=write makes it anew"
         );
     }
+}
+
+/// Helm values: on ready nodes, in one zone, and below directories that the agent makes.
+#[test]
+fn values_for_the_charts_fit_the_configurations() {
+    let read = |file: &str| -> Value {
+        let path = here("../packaging/managed-nodegroup").join(file);
+        serde_saphyr::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let config = |file: &str| {
+        let path = here("../packaging/managed-nodegroup").join(file);
+        load(&Root::new("/"), Some(&path), &Overrides::default(), std::iter::empty()).unwrap()
+    };
+    let (trino, starburst) = (read("trino-values.yaml"), read("starburst-values.yaml"));
+    let ready = json!({Keys::default().state(): "ready"});
+    for pods in [&trino["worker"], &starburst["worker"], &starburst["coordinator"]] {
+        assert_eq!(pods["nodeSelector"], ready);
+        let affinity = &pods["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+        let zones = &affinity["nodeSelectorTerms"][0]["matchExpressions"][0];
+        assert_eq!(
+            (&zones["key"], zones["values"].as_array().unwrap().len()),
+            (&json!("topology.kubernetes.io/zone"), 1)
+        );
+    }
+    let group = &read("nodegroup.yaml")["managedNodeGroups"][0];
+    assert_eq!(group["availabilityZones"].as_array().unwrap().len(), 1);
+    assert!(group["labels"].get(Keys::default().state()).is_none(), "EKS would write it itself");
+    let (volume, mount) =
+        (&trino["worker"]["additionalVolumes"][0], &trino["worker"]["additionalVolumeMounts"][0]);
+    assert_eq!(
+        (&volume["hostPath"]["path"], &volume["hostPath"]["type"]),
+        (&json!("/tmp/trino"), &json!("Directory"))
+    );
+    let made = config("trino.toml").directories;
+    let used = [trino["server"]["workerExtraConfig"].as_str(), trino["catalogs"]["lake"].as_str()];
+    let used: Vec<&str> = used
+        .iter()
+        .flat_map(|text| text.unwrap().lines())
+        .filter_map(|line| line.split_once("=/nvme/"))
+        .map(|(_, name)| name)
+        .collect();
+    assert_eq!((mount["mountPath"].as_str(), used.as_slice()), (Some("/nvme"), &["spill", "cache"][..]));
+    for name in used {
+        let directory = made.iter().find(|directory| directory.path == format!("trino/{name}")).unwrap();
+        assert_eq!((directory.owner.as_str(), directory.mode), ("1000", 0o770));
+    }
+    assert_eq!(trino["securityContext"]["runAsUser"], 1000);
+    let starburst_config = config("starburst.toml");
+    assert_eq!(starburst["warpSpeed"]["fileSystem"]["localStorageMountPath"], starburst_config.target);
+    assert_eq!((starburst_config.on_failure, starburst_config.expect_drives), (OnFailure::NoJoin, 1));
 }

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::values::{ApiServer, Base64, Cidr, ClusterName, Gib, Tag};
+use super::values::{ApiServer, Base64, Cidr, ClusterName, Gib, Sysctl, Tag};
 use super::yaml;
 use crate::error::{Error, Result};
 
@@ -39,18 +39,27 @@ impl Cluster {
     }
 }
 
-/// The MIME multipart: the script, then the NodeConfig of a custom image.
+/// The MIME multipart: the script, one for kernel settings that stay over reboots, the NodeConfig of a custom image.
 ///
 /// # Errors
 /// [`Error::Config`] where EC2 would not take it for its size.
-pub fn mime(script: &str, cluster: Option<&Cluster>) -> Result<String> {
-    let mut text = format!(
-        "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"{BOUNDARY}\"\n\n\
-         --{BOUNDARY}\nContent-Type: text/x-shellscript; charset=\"us-ascii\"\n\n{script}\n"
-    );
+pub fn mime(script: &str, sysctls: &[Sysctl], cluster: Option<&Cluster>) -> Result<String> {
+    let shell = "text/x-shellscript; charset=\"us-ascii\"";
+    let mut parts = vec![(shell, script.to_owned())];
+    if !sysctls.is_empty() {
+        let lines: String = sysctls.iter().map(|one| format!("{one}\n")).collect();
+        let file = "/etc/sysctl.d/90-local-nvme.conf";
+        parts.push((
+            shell,
+            format!("#!/bin/bash\ncat >{file} <<'EOF'\n{lines}EOF\ntimeout 10 sysctl -p {file}\n"),
+        ));
+    }
     if let Some(cluster) = cluster {
-        let config = yaml::document(&cluster.node_config());
-        text.push_str(&format!("--{BOUNDARY}\nContent-Type: application/node.eks.aws\n\n---\n{config}\n"));
+        parts.push(("application/node.eks.aws", format!("---\n{}", yaml::document(&cluster.node_config()))));
+    }
+    let mut text = format!("MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"{BOUNDARY}\"\n\n");
+    for (kind, part) in parts {
+        text.push_str(&format!("--{BOUNDARY}\nContent-Type: {kind}\n\n{part}\n"));
     }
     text.push_str(&format!("--{BOUNDARY}--\n"));
     match text.len() {

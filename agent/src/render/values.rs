@@ -88,6 +88,17 @@ text! {
         Ok(text) if text.starts_with("https://") => Ok(text),
         _ => Err("expected https:// and the API server's name".into()),
     };
+    /// A kernel setting such as `fs.aio-max-nr=8388608`.
+    Sysctl, |text| {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        let expected = "a kernel setting such as fs.aio-max-nr=8388608, a number";
+        all(value, 1..=20, |b| b.is_ascii_digit(), expected)?;
+        match key.contains('.') && key.starts_with(|c: char| c.is_ascii_lowercase()) {
+            true => all(key, 3..=64, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b), expected)?,
+            false => return Err(format!("expected {expected}")),
+        };
+        Ok(text.to_owned())
+    };
     /// Base64, as EKS prints a cluster's certificate authority.
     Base64, |text| match text.trim_end_matches('=') {
         body if text.len() - body.len() <= 2 && text.len().is_multiple_of(4) => {

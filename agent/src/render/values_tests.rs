@@ -93,6 +93,10 @@ fn what_a_cluster_is_joined_with() {
         &["http://a", "s3://a/b", "https://a b", "a"],
     );
     ok::<Base64>(&["Y2E=", "Y2Fh", "Y2EK"], &["", "Y2E", "Y===", "Y2\nE", "Y-E="]);
+    ok::<Sysctl>(
+        &["fs.aio-max-nr=8388608"],
+        &["", "fs.aio-max-nr", "fs=1", "fs.x=1;id", "fs.x= 1", "fs.x=a", ".x=1"],
+    );
     ok::<Cidr>(
         &["10.100.0.0/16", "fd00::/108"],
         &["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "a/8", "10.0.0.0/+8"],
@@ -109,7 +113,7 @@ proptest! {
         let text = format!("{scheme}{text}");
         let mut values: Vec<String> = Vec::new();
         macro_rules! of { ($($t:ty),*) => { $( if let Ok(value) = <$t>::from_str(&text) { values.push(value.to_string()); } )* } }
-        of!(Url, Sha256, Region, Zone, Family, ObjectName, ClusterName, RoleName, LabelValue, Lifetime, ApiServer, Base64, Cidr, Gib);
+        of!(Url, Sha256, Region, Zone, Family, ObjectName, ClusterName, RoleName, LabelValue, Lifetime, ApiServer, Base64, Cidr, Sysctl, Gib);
         values.extend(Tag::from_str(&text).map(|tag| format!("{}{}", tag.key, tag.value)));
         values.extend(Label::from_str(&text).map(|label| format!("{}{}", label.key, label.value)));
         for value in values {

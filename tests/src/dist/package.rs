@@ -95,7 +95,7 @@ fn nfpm() -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use nvme_agent::config::{Config, Overrides, load};
+    use nvme_agent::config::{CONFIG_PATH, Config, Overrides, load};
     use nvme_agent::root::Root;
 
     use super::*;
@@ -111,9 +111,10 @@ mod tests {
             .filter(|line| keep(line))
             .collect();
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("config.toml");
-        fs::write(&file, plain.join("\n")).unwrap();
-        load(&Root::new(dir.path()), Some(&file), &Overrides::default(), []).unwrap()
+        let root = Root::new(dir.path());
+        fs::create_dir_all(root.join("/etc/nvme-agent")).unwrap();
+        fs::write(root.join(CONFIG_PATH), plain.join("\n")).unwrap();
+        load(&root, None, &Overrides::default(), []).unwrap()
     }
 
     #[test]

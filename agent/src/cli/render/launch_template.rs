@@ -7,7 +7,7 @@ use super::script::ScriptArgs;
 use crate::config::OnFailure;
 use crate::error::Error;
 use crate::render::launch_template::{Cluster, data, mime};
-use crate::render::values::{ApiServer, Base64, Cidr, ClusterName, Gib, Tag};
+use crate::render::values::{ApiServer, Base64, Cidr, ClusterName, Gib, Sysctl, Tag};
 use crate::render::{Ami, AmiFamily};
 
 /// Print userData for an EKS managed node group: MIME multipart, as its launch template wants it
@@ -34,6 +34,9 @@ pub struct Args {
     /// The addresses of its services
     #[arg(long, value_name = "CIDR", requires = "ami")]
     service_cidr: Option<Cidr>,
+    /// A kernel setting, such as fs.aio-max-nr=8388608 for Starburst Warp Speed
+    #[arg(long, value_name = "KEY=VALUE")]
+    sysctl: Vec<Sysctl>,
     /// Of the root volume, gp3; with --output json
     #[arg(long, value_name = "SIZE", default_value = "100Gi")]
     volume_size: Gib,
@@ -84,7 +87,7 @@ pub fn run(context: &Context, args: &Args) -> Result<()> {
         }),
         _ => None,
     };
-    let userdata = mime(&args.script.script(context, OnFailure::Label)?, cluster.as_ref())?;
+    let userdata = mime(&args.script.script(context, OnFailure::Label)?, &args.sysctl, cluster.as_ref())?;
     match args.output {
         Form::Mime => output::text(&userdata),
         Form::Json => output::json(&data(&userdata, args.volume_size, image, &args.tag)),
