@@ -185,9 +185,9 @@ fn launch(
 ) -> Result<(Duration, Option<Registered>)> {
     let script = render(&[
         "userdata",
-        "--url",
+        "--url-x86-64",
         &format!("http://{SERVER}{path}"),
-        "--sha256",
+        "--sha256-x86-64",
         sum,
         "--on-failure",
         policy,

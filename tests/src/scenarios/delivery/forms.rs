@@ -16,7 +16,7 @@ const LIMIT: usize = 16_384;
 /// What the agent prints for this instance.
 fn script(launch: &Launch<'_, '_>, kind: &str) -> Result<String> {
     let sum = sha256(&launch.files.join("nvme-agent"))?;
-    render(&[kind, "--url", &launch.agent_url(), "--sha256", &sum, "--on-failure", "taint"])
+    render(&[kind, "--url-x86-64", &launch.agent_url(), "--sha256-x86-64", &sum, "--on-failure", "taint"])
 }
 
 fn ready(registered: Option<Registered>) -> Result<()> {
