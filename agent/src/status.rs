@@ -8,6 +8,7 @@ mod answer;
 mod judge;
 mod live;
 mod node;
+mod parts;
 mod text;
 
 use std::time::SystemTime;

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::node::registration::{Registration, Way};
-use crate::observe::{DevNum, Skipped};
+use crate::observe::{DevNum, Mount, Skipped};
 use crate::state::{StepTime, Trigger};
 use crate::status::{HostPart, ReportedPart, Usage};
 
