@@ -19,7 +19,7 @@ use crate::web;
 /// Where the guest's own server listens.
 const SERVER: &str = "127.0.0.1:8000";
 /// What userData may take here, as it is rendered: a slow server is given up on then.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A fetch, and what comes of it.
 struct Fetch {
