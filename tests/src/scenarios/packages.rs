@@ -113,7 +113,7 @@ fn lists(kind: Kind, file: &Path) -> Result<()> {
     if kind == Kind::Rpm {
         // What the rpm 4.11 of Amazon Linux 2 knows; zstd would need a later one.
         let needs = run(Command::new("rpm").args(["-qp", "--nosignature", "--requires"]).arg(file))?;
-        let rpmlib = ["CompressedFileNames", "FileDigests", "PayloadFilesHavePrefix", "PayloadIsXz"];
+        let rpmlib = ["CompressedFileNames", "FileDigests", "PayloadFilesHavePrefix"];
         let known = |line: &str| rpmlib.iter().any(|name| line.starts_with(&format!("rpmlib({name})")));
         ensure!(needs.lines().all(known), "{needs}");
     }
@@ -156,7 +156,11 @@ impl Root {
             Kind::Deb => {
                 let root = format!("--root={}", self.dir.display());
                 // No question about the configuration that was changed: as cloud-init and unattended upgrades do it.
-                run(as_root("dpkg").arg(root).arg("--force-confold").args(dpkg).arg(what))?
+                run(as_root("dpkg")
+                    .arg(root)
+                    .args(["--force-confold", "--force-unsafe-io"])
+                    .args(dpkg)
+                    .arg(what))?
             }
         };
         self.sh("cat systemctl.log")
