@@ -68,7 +68,7 @@ const FETCHES: &[Fetch] = &[
         path: "/short/nvme-agent",
         before: "",
         joins: true,
-        said: "transfer closed",
+        said: "curl: (18)",
     },
     Fetch {
         name: "wrong architecture",
@@ -76,7 +76,7 @@ const FETCHES: &[Fetch] = &[
         path: "/aarch64",
         before: "",
         joins: true,
-        said: "install: status 126",
+        said: "Exec format error",
     },
     Fetch {
         name: "full disk",

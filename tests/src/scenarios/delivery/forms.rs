@@ -2,6 +2,7 @@
 //! all on a baked image.
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::launch::{Launch, karpenter as merged, mime, render, sha256};
 use crate::boot::BlankDrives;
@@ -19,6 +20,24 @@ fn script(launch: &Launch<'_, '_>, kind: &str) -> Result<String> {
     render(&[kind, "--url-x86-64", &launch.agent_url(), "--sha256-x86-64", &sum, "--on-failure", "taint"])
 }
 
+/// The script in the EC2NodeClass that README's way makes, with a web server for the bucket.
+fn node_class(launch: &Launch<'_, '_>) -> Result<String> {
+    let sum = sha256(&launch.files.join("nvme-agent"))?;
+    let yaml = render(&[
+        "nodeclass",
+        "--cluster",
+        "lab",
+        "--role",
+        "KarpenterNodeRole-lab",
+        "--url-x86-64",
+        &launch.agent_url(),
+        "--sha256-x86-64",
+        &sum,
+    ])?;
+    let class: Value = serde_saphyr::from_str(&yaml).context("what render printed is not YAML")?;
+    class["spec"]["userData"].as_str().map(str::to_owned).context("no spec.userData")
+}
+
 fn ready(registered: Option<Registered>) -> Result<()> {
     let registered = registered.context("nodeadm-run did not get through")?;
     ensure!(registered.label("state") == "ready" && registered.taints == [KARPENTERS], "{registered:?}");
@@ -30,7 +49,7 @@ pub fn karpenter(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::TrixieCloudInit, |vm| {
         vm.add(&DriveSpec::many(2, 4 * GIB))?;
         let mut launch = Launch::image(vm)?;
-        let user_data = merged(&script(&launch, "userdata")?);
+        let user_data = merged(&node_class(&launch)?);
         ensure!(user_data.len() < LIMIT, "{} bytes", user_data.len());
         launch.eks.vm.note(&format!("merged userData: {} bytes of {LIMIT}", user_data.len()));
         let (_, registered) = launch.boot(&user_data)?;
@@ -85,6 +104,7 @@ pub fn managed(ctx: &Ctx) -> Result<()> {
         ensure!(user_data.starts_with("MIME-Version: 1.0\n"), "{user_data}");
         let (_, registered) = launch.boot(&user_data)?;
         launch.eks.vm.ok("cat /var/log/cloud-init-output.log")?;
+        launch.eks.vm.note(&format!("userData: {} bytes of {LIMIT}", user_data.len()));
         ready(registered)?;
         launch.eks.vm.ok("findmnt -no SOURCE,FSTYPE /tmp | tail -n 1 | grep '/dev/md0 *ext4'")?;
         Ok(())

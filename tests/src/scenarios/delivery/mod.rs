@@ -5,12 +5,14 @@ mod bake;
 mod faults;
 mod forms;
 mod launch;
+mod upgrade;
 
 use crate::runner::{Scenario, Tier};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "delivery-faults", tier: Tier::Full, run: faults::faults },
     Scenario { name: "delivery-ami", tier: Tier::Full, run: bake::bake },
+    Scenario { name: "delivery-upgrade", tier: Tier::Full, run: upgrade::upgrade },
     Scenario { name: "delivery-karpenter", tier: Tier::Full, run: forms::karpenter },
     Scenario { name: "delivery-al2", tier: Tier::Full, run: forms::al2 },
     Scenario { name: "delivery-managed", tier: Tier::Full, run: forms::managed },
