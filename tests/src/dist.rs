@@ -114,7 +114,6 @@ pub fn run(args: &Args, agent_command: clap::Command) -> Result<()> {
         return files.iter().try_for_each(|path| describe(path));
     }
     for binary in [agent()?, agent_with_failpoints()?] {
-        starts(&binary, Arch::X86_64)?;
         describe(&binary)?;
     }
     let pages = manual::write(agent_command, &here.dist())?;
@@ -124,7 +123,9 @@ pub fn run(args: &Args, agent_command: clap::Command) -> Result<()> {
 
 /// The binary that ships, up to date with the sources: `target/dist/nvme-agent-x86_64`.
 pub fn agent() -> Result<PathBuf> {
-    build(&Build::new("nvme-agent", "nvme-agent"))
+    let binary = build(&Build::new("nvme-agent", "nvme-agent"))?;
+    starts(&binary, Arch::X86_64)?;
+    Ok(binary)
 }
 
 /// The same with failpoints, for the tests: `target/dist/nvme-agent-x86_64-failpoints`.
@@ -214,21 +215,35 @@ fn install(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("put {} in its place", to.display()))
 }
 
-/// A linker can make a static binary that dies before main; this one at least tells its version. The other kind of
-/// machine's does so in an emulator.
+/// A linker can make a static binary that dies before main, and one whose unwinder finds nothing and aborts: this one tells its
+/// version, and an error of which a backtrace is wanted ends it with a code of its own. The other kind of machine's does so
+/// in an emulator.
 fn starts(binary: &Path, arch: Arch) -> Result<()> {
-    let mut command = if arch.is_native() {
-        Command::new(binary)
-    } else {
+    const WRONG_CONFIGURATION: i32 = 4;
+    let command = || {
+        if arch.is_native() {
+            return Ok(Command::new(binary));
+        }
         let emulator = format!("qemu-{}-static", arch.name());
         debian::ensure_host_tools(&[(&emulator, "qemu-user-static")])?;
         let mut command = Command::new(emulator);
         command.arg(binary);
-        command
+        anyhow::Ok(command)
     };
-    debian::run(command.arg("--version"))
-        .with_context(|| format!("{} does not start here", shown(binary)))
-        .map(drop)
+    debian::run(command()?.arg("--version"))
+        .with_context(|| format!("{} does not start here", shown(binary)))?;
+    let failed = command()?
+        .args(["plan", "--config", "/nonexistent/config.toml"])
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .with_context(|| format!("start {}", shown(binary)))?;
+    ensure!(
+        failed.status.code() == Some(WRONG_CONFIGURATION),
+        "{}, with RUST_BACKTRACE=1 and without its configuration: expected exit code {WRONG_CONFIGURATION}, found {}",
+        shown(binary),
+        failed.status
+    );
+    Ok(())
 }
 
 fn describe(binary: &Path) -> Result<()> {
