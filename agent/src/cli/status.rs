@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Context, Format, output};
-use crate::config::{Config, Overrides};
+use crate::config::Overrides;
 use crate::status;
 
 /// Print what is there now, its health, and why
@@ -17,10 +17,14 @@ pub struct Args {
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
-    // A wrong configuration is one of the things that status is asked about: it must not keep it from answering.
+    // A wrong configuration is one of the things that status is asked about: it must not keep it from answering, nor
+    // have it look at other drives than those that are meant.
     let (config, problems) = match context.load(&Overrides::as_set_up()) {
         Ok(config) => (config, Vec::new()),
-        Err(error) => (Config::default(), vec![format!("configuration: {error}")]),
+        Err(error) => {
+            let salvaged = context.salvage(&Overrides::as_set_up());
+            (salvaged.config, vec![format!("configuration: {error}")])
+        }
     };
     let report = status::report(&context.root, &config, problems);
     match args.output {

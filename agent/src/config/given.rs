@@ -1,6 +1,6 @@
 //! What flags, `NVME_AGENT_*` and a file that was named gave this boot's setup, for what judges and tells in other processes what came of it.
 //!
-//! `gate`, `report` and `status` have neither setup's command line nor its unit's environment: by the file alone they would
+//! `gate`, `report`, `status` and `teardown` have neither setup's command line nor its unit's environment: by the file alone they would
 //! judge by another policy, or speak under other keys. So setup notes its words first thing, before the state file exists:
 //! also a setup that is killed on its way was given them.
 

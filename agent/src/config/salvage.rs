@@ -1,14 +1,15 @@
-//! What a configuration that is wrong says about the Node all the same.
+//! What a configuration that is wrong says about the Node, and of which drives are meant, all the same.
 //!
 //! A boot whose configuration is wrong sets nothing up, and the Node must be told so by the policy that is written
-//! there: a misspelt key elsewhere must not have a failed node join without its taint, or under another domain.
+//! there: a misspelt key elsewhere must not have a failed node join without its taint, or under another domain. And whoever
+//! looks at the machine then is not to look at other drives than those that the configuration names.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
-use super::load::{Overrides, read, variable};
+use super::load::{KEYS, Overrides, read, variable};
 use super::raw::Raw;
 use super::{Config, check, given};
 use crate::root::Root;
@@ -27,9 +28,9 @@ pub(super) const ABOUT_THE_NODE: [&str; 7] = [
 /// What could be used of a configuration that is wrong.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Salvaged {
-    /// The defaults, and on them every key about the Node that has a right value.
+    /// The defaults, and on them every key about the Node and of `[match]` that has a right value.
     pub config: Config,
-    /// Keys about the Node that have a wrong one.
+    /// Of these keys, those that have a wrong one.
     pub wrong: Vec<String>,
     /// Nothing of a file could be read: what it says is not known.
     pub unread: bool,
@@ -43,7 +44,7 @@ impl Salvaged {
 
     /// What is wrong was told by `load`; a wrong value leaves what was there. Says whether it was right.
     fn set(&mut self, key: &str, raw: Raw) -> bool {
-        if !ABOUT_THE_NODE.contains(&key) {
+        if !given::is_shared(key) {
             return false;
         }
         self.wrong.retain(|wrong| wrong != key);
@@ -54,6 +55,16 @@ impl Salvaged {
         right
     }
 
+    /// From a file; `named` is one where others do not look.
+    fn file(&mut self, key: &str, raw: Raw, named: bool) {
+        match raw.word().filter(|_| named) {
+            Some(word) => self.give(key, word),
+            None => {
+                self.set(key, raw);
+            }
+        }
+    }
+
     /// From where others do not look.
     fn give(&mut self, key: &str, value: String) {
         if self.set(key, Raw::Word(value.clone())) {
@@ -62,7 +73,7 @@ impl Salvaged {
     }
 }
 
-/// What `file`, `env` and `overrides` say about the Node; by the same order as [`super::load()`].
+/// What `file`, `env` and `overrides` say about the Node and the drives; by the same order as [`super::load()`].
 pub fn salvage(
     root: &Root,
     file: Option<&Path>,
@@ -74,12 +85,14 @@ pub fn salvage(
     match text.as_deref().map(DeTable::parse) {
         Ok(Ok(table)) => {
             for (key, value) in table.get_ref() {
-                let raw = Raw::from(value.get_ref());
-                match raw.word().filter(|_| file.is_some()) {
-                    Some(word) => salvaged.give(key.get_ref(), word),
-                    None => {
-                        salvaged.set(key.get_ref(), raw);
+                match (key.get_ref().as_ref(), value.get_ref()) {
+                    ("match", DeValue::Table(inner)) => {
+                        for (key, value) in inner {
+                            let dotted = format!("match.{}", key.get_ref());
+                            salvaged.file(&dotted, Raw::from(value.get_ref()), file.is_some());
+                        }
                     }
+                    (key, value) => salvaged.file(key, Raw::from(value), file.is_some()),
                 }
             }
         }
@@ -92,10 +105,10 @@ pub fn salvage(
         }
     }
     for (name, value) in env {
-        let key = ABOUT_THE_NODE.into_iter().find(|key| name.to_str() == Some(&variable(key)));
+        let key = KEYS.into_iter().find(|key| name.to_str() == Some(&variable(key)));
         match (key, value.into_string()) {
             (Some(key), Ok(value)) => salvaged.give(key, value),
-            (Some(key), Err(_)) => salvaged.wrong.push(key.to_owned()),
+            (Some(key), Err(_)) if given::is_shared(key) => salvaged.wrong.push(key.to_owned()),
             _ => {}
         }
     }
@@ -127,6 +140,18 @@ mod tests {
         assert!(wrong.is_empty() && !unread, "{wrong:?}");
         assert_eq!((config.on_failure, config.label_method), (OnFailure::Taint, LabelMethod::Api));
         assert_eq!((config.label_domain.as_str(), config.target.as_str()), ("x.example.com", "/tmp"));
+    }
+
+    #[test]
+    fn the_drives_that_are_meant_are_known_all_the_same() {
+        let text = "targett = \"/data\"\n[match]\nmodels = [\"A b\", \"C\"]\nvendors = [\"many\"]\n";
+        let Salvaged { config, wrong, .. } = of(text, &[]);
+        assert_eq!(config.matching.models, ["A b", "C"]);
+        assert_eq!((config.matching.vendors, wrong), (vec![0x1d0f], vec!["match.vendors".to_owned()]));
+        // A file that was named: who looks later was not told its name.
+        assert_eq!(config.given["match.models"], "A b,C");
+        let Salvaged { config, .. } = of(text, &[("NVME_AGENT_MATCH_MODELS", "QEMU")]);
+        assert_eq!(config.matching.models, ["QEMU"]);
     }
 
     #[test]
