@@ -143,9 +143,7 @@ fn a_node_class_carries_what_the_old_one_did_and_userdata_that_taints() {
 
 /// The configuration that a script writes.
 fn configured(script: &str) -> Config {
-    let written = script
-        .split_once("# By userData, which overwrites it.\n")
-        .map(|(_, rest)| rest.split_once("EOF\n").unwrap().0);
+    let written = script.split_once("# By userData\n").map(|(_, rest)| rest.split_once("EOF\n").unwrap().0);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.toml");
     fs::write(&file, written.unwrap_or_default()).unwrap();
@@ -488,6 +486,15 @@ fn examples() -> Vec<(&'static str, Vec<&'static str>)> {
             .concat(),
         ),
     ]
+}
+
+/// With two architectures, a directory, a profile and the taint, as e6data has it.
+#[test]
+fn the_examples_userdata_is_below_4_kib() {
+    let text = fs::read_to_string(here("../packaging/karpenter/ec2nodeclass.yaml")).unwrap();
+    let class: Value = serde_saphyr::from_str(&text).unwrap();
+    let length = class["spec"]["userData"].as_str().unwrap().len();
+    assert!(length < 4096, "{length} bytes");
 }
 
 /// `NVME_AGENT_EXAMPLES=write cargo test -p nvme-agent --test render` makes them anew.

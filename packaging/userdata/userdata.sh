@@ -4,7 +4,7 @@
 ## has room for 16 KiB in all. Plain POSIX, and neither a dollar nor a per cent sign before a brace, so that nothing has to be
 ## escaped in Terraform. agent/tests/userdata.rs holds it against ../registration/pessimistic.sh, which has the reasons, and
 ## against the agent's own files: with another directory than / to stand in, since every path is relative.
-# nvme-agent @VERSION@ for this node. What goes wrong: journalctl -t nvme-agent
+# nvme-agent @VERSION@; log: journalctl -t nvme-agent
 PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 cd /
 pkg=usr/bin/nvme-agent
@@ -13,6 +13,9 @@ new=var/lib/nvme-agent/download
 dir=etc/eks/nodeadm.d
 file=$dir/50-nvme-agent.yaml
 env=etc/eks/kubelet/environment
+## In the labels, for their length.
+# shellcheck disable=SC2034
+D=@DOMAIN@
 
 say() { timeout 5 logger -st nvme-agent -- "userData: $*"; }
 
@@ -159,13 +162,13 @@ fi
 ##[config
 
 c=etc/nvme-agent/config.toml
-if [ ! -e $c ] || grep -qs '^# By userData' $c; then
+if [ ! -e $c ] || grep -qsx '# By userData' $c; then
     put $c <<'EOF' || exit 1
-# By userData, which overwrites it.
+# By userData
 @CONFIG@
 EOF
 else
-    say "$c stays as it is"
+    say "$c stays"
 fi
 ##]
 

@@ -21,12 +21,12 @@ pub fn toml(config: &Config) -> Result<String> {
         if Some(value) == other {
             continue;
         }
-        text.push_str(&format!("{key} = {}\n", plain(&flag(key), value)?));
+        text.push_str(&format!("{key}={}\n", plain(&flag(key), value)?));
     }
     for directory in wanted["directory"].as_array().into_iter().flatten() {
         text.push_str("[[directory]]\n");
         for (key, value) in directory.as_object().unwrap_or(&Map::new()) {
-            text.push_str(&format!("{key} = {}\n", plain("[[directory]]", value)?));
+            text.push_str(&format!("{key}={}\n", plain("[[directory]]", value)?));
         }
     }
     Ok(text)
@@ -97,7 +97,7 @@ mod tests {
         };
         config.matching.models = vec!["Model A".into(), "B".into()];
         let text = toml(&config).unwrap();
-        assert_eq!(text.lines().next(), Some("target = \"/opt/data\""));
+        assert_eq!(text.lines().next(), Some("target=\"/opt/data\""));
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
         std::fs::create_dir_all(root.join("/etc/nvme-agent")).unwrap();

@@ -110,6 +110,8 @@ impl Userdata {
         else {
             return Err(Error::Other("the drop-in does not begin with the state".into()));
         };
+        // As the script spells it; a key of another domain is not touched, or comes out as it was.
+        let short = |text: &str| text.replace(&format!("{}/", keys.domain()), "$D/");
         let models = self.config.matching.models.iter();
         let models: Vec<String> =
             models.map(|model| format!("-e '^{}'", model.replace('.', "[.]"))).collect();
@@ -118,8 +120,9 @@ impl Userdata {
         Ok(vec![
             ("VERSION", env!("CARGO_PKG_VERSION").into()),
             ("HEAD", head.into()),
-            ("STATE", state),
-            ("LABELS", labels.into()),
+            ("DOMAIN", keys.domain().into()),
+            ("STATE", short(&state)),
+            ("LABELS", short(labels)),
             ("TAINT", keys.taint()),
             ("MODELS", models.join(" ")),
             ("URL_X86_64", of(Arch::X86_64, |binary| binary.url.as_str())),
@@ -147,7 +150,11 @@ fn sections(template: &str, wants: impl Fn(&str) -> bool) -> String {
             wanted = wants(name);
         } else if bare == "##]" {
             wanted = true;
-        } else if wanted && !bare.starts_with("##") && (document || !bare.is_empty()) {
+        } else if wanted
+            && !bare.starts_with("##")
+            && !bare.starts_with("# shellcheck")
+            && (document || !bare.is_empty())
+        {
             text.push_str(if document { line } else { bare });
             text.push('\n');
             document = (document || line.contains("<<")) && line != "EOF";
@@ -189,7 +196,7 @@ mod tests {
 
     #[test]
     fn parts_are_kept_or_left_out_and_documents_keep_their_indentation() {
-        let template = "## no\n    a <<EOF\n  b\n## c\n\nEOF\n\n##[x\n  d\n##]\n##[y\ne\n##]\n f\n";
+        let template = "## no\n# shellcheck disable=X\n    a <<EOF\n  b\n## c\n\nEOF\n\n##[x\n  d\n##]\n##[y\ne\n##]\n f\n";
         assert_eq!(sections(template, |name| name == "x"), "a <<EOF\n  b\n\nEOF\nd\nf\n");
     }
 
