@@ -21,6 +21,7 @@ use crate::node::labels;
 pub use check::UNIT_TIMEOUT;
 pub use load::{KEYS, Overrides, flag, load, variable};
 pub use node::{FeatureFile, LabelMethod, OnBootFailure, OnFailure};
+pub use raw::quoted;
 pub use salvage::{Salvaged, salvage};
 pub use values::parse_duration;
 

@@ -308,18 +308,18 @@ fn a_wrong_option_is_refused_by_its_name() {
         (userdata(&BINARY[..2]), 2, "--sha256-x86-64", "required"),
         (
             userdata(&["--url-x86-64", "https://a/$(id)", "--sha256-x86-64", SUM]),
-            2,
+            4,
             "--url-x86-64",
             "expected https://",
         ),
         (
             userdata(&["--url-aarch64", URL, "--sha256-aarch64", "12"]),
-            2,
+            4,
             "--sha256-aarch64",
             "64 hexadecimal",
         ),
-        (with(&["userdata"], &["--region", "eu'west"]), 2, "--region", "such as eu-west-1"),
-        (with(&["userdata"], &["--deadline", "14m"]), 2, "--deadline", "15 minutes"),
+        (with(&["userdata"], &["--region", "eu'west"]), 4, "--region", "such as eu-west-1"),
+        (with(&["userdata"], &["--deadline", "14m"]), 4, "--deadline", "15 minutes"),
         (with(&["userdata"], &["--on-failure", "pray"]), 4, "--on-failure", "label, taint, no-join"),
         (with(&["userdata"], &["--profile", "a`b"]), 4, "--profile", "label value"),
         (
@@ -330,18 +330,18 @@ fn a_wrong_option_is_refused_by_its_name() {
         ),
         (with(&["userdata"], &["--label-method", "api"]), 4, "--label-method", "auto or dropin"),
         (with(&["userdata"], &["--wipe-foreign"]), 4, "--wipe-foreign", "never in userData"),
-        (with(&["userdata"], &["--ami-family", "Bottlerocket"]), 2, "--ami-family", "runs no scripts"),
-        (class(&["--ami", "bottlerocket@latest"]), 2, "--ami", "runs no scripts"),
-        (class(&["--ami", "windows2022@latest"]), 2, "--ami", "for Linux"),
-        (class(&["--ami-family", "auto-mode"]), 2, "--ami-family", "no userData"),
-        (class(&["--ami-family", "fargate"]), 2, "--ami-family", "no node of yours"),
-        (class(&["--ami-family", "windows2022"]), 2, "--ami-family", "for Linux"),
+        (with(&["userdata"], &["--ami-family", "Bottlerocket"]), 4, "--ami-family", "runs no scripts"),
+        (class(&["--ami", "bottlerocket@latest"]), 4, "--ami", "runs no scripts"),
+        (class(&["--ami", "windows2022@latest"]), 4, "--ami", "for Linux"),
+        (class(&["--ami-family", "auto-mode"]), 4, "--ami-family", "no userData"),
+        (class(&["--ami-family", "fargate"]), 4, "--ami-family", "no node of yours"),
+        (class(&["--ami-family", "windows2022"]), 4, "--ami-family", "for Linux"),
         (class(&["--ami-family", "ubuntu"]), 4, "--ami-family", "/etc/eks/bootstrap.sh"),
         (class(&["--ami-family", "custom"]), 4, "--ami-family", "first part"),
         (class(&["--ami", "al2@latest"]), 4, "--ami-family", "al2 for al2@"),
         (
             with(&["nodeclass", "--cluster", "prod", "--role", "arn:aws:iam::1:role/x"], &[]),
-            2,
+            4,
             "--role",
             "not its ARN",
         ),
@@ -349,22 +349,32 @@ fn a_wrong_option_is_refused_by_its_name() {
         (class(&["--tag", "kubernetes.io/cluster/prod=owned"]), 4, "--tag", "reserved"),
         (class(&["--tag", "a=b", "--tag", "a=c"]), 4, "--tag", "twice"),
         (class(&["--subnet-tag", "Name="]), 4, "--subnet-tag", "a value"),
-        (class(&["--workspace", "a b"]), 2, "--workspace", "label value"),
+        (class(&["--workspace", "a b"]), 4, "--workspace", "label value"),
         (class(&["--workspace", "a", "--object-label", "app=b"]), 4, "--object-label", "twice"),
         (with(&["nodeclass", "--role", "r"], &[]), 4, "--subnet-tag", "--cluster NAME"),
-        (class(&["--volume-size", "1"]), 2, "--volume-size", "20 to 59000"),
-        (pool(&["--expire-after", "Never"]), 2, "--expire-after", "no other end"),
-        (pool(&["--family", "i4i.large"]), 2, "--family", "without a size"),
-        (pool(&["--zone", "eu-west-1"]), 2, "--zone", "such as eu-west-1a"),
+        (class(&["--volume-size", "1"]), 4, "--volume-size", "20 to 59000"),
+        (pool(&["--expire-after", "Never"]), 4, "--expire-after", "no other end"),
+        (pool(&["--family", "i4i.large"]), 4, "--family", "without a size"),
+        (pool(&["--zone", "eu-west-1"]), 4, "--zone", "such as eu-west-1a"),
         (pool(&["--cpu-limit", "0"]), 2, "--cpu-limit", "0 is not in"),
         (pool(&["--node-label", "nvme-agent.e6data.com/state=ready"]), 4, "--node-label", "write it itself"),
-        (pool(&["--node-label", "karpenter.sh/x=y"]), 2, "--node-label", "Karpenter's own"),
-        (pool(&["--ami-family", "bottlerocket"]), 2, "--ami-family", "runs no scripts"),
+        (pool(&["--node-label", "karpenter.sh/x=y"]), 4, "--node-label", "Karpenter's own"),
+        (pool(&["--ami-family", "bottlerocket"]), 4, "--ami-family", "runs no scripts"),
         (with(&["launch-template"], &["--ami", "ami-01"]), 2, "--cluster", "required"),
         (with(&["launch-template"], &["--ami-family", "custom"]), 4, "--ami-family", "MIME multipart"),
     ] {
         assert_eq!((code, text.as_str()), (expected, ""), "{option}: {errors}");
         assert!(errors.contains(option) && errors.contains(words), "{option}, {words}: {errors}");
+    }
+}
+
+#[test]
+fn a_credential_in_an_address_is_not_repeated() {
+    for url in ["https://b.s3.amazonaws.com/k?X-Amz-Signature=hunter2", "https://user:hunter2@example.com/k"]
+    {
+        let (code, text, errors) = render(&["userdata", "--url-x86-64", url, "--sha256-x86-64", SUM]);
+        assert_eq!((code, text.as_str()), (4, ""));
+        assert!(errors.contains("--url-x86-64") && !errors.contains("hunter2"), "{errors}");
     }
 }
 

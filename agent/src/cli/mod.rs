@@ -45,8 +45,8 @@ Exit codes of gate:
 Exit codes of render:
   0  printed
   1  an error, or --verify found another file than the sum says
-  2  wrong usage of the command line, or an option with a wrong value
-  4  options that do not go together, or a wrong configuration
+  2  wrong usage of the command line
+  4  an option has a wrong value or does not go with another, or the configuration is wrong
   5  --verify: curl or aws is missing
 
 Exit codes of status:

@@ -4,10 +4,11 @@ use anyhow::Result;
 
 use super::super::{Context, output};
 use super::script::ScriptArgs;
+use super::{maybe, value, values};
 use crate::config::OnFailure;
 use crate::error::Error;
 use crate::render::launch_template::{Cluster, data, mime};
-use crate::render::values::{ApiServer, Base64, Cidr, ClusterName, Gib, Sysctl, Tag};
+use crate::render::values::{Gib, Sysctl, Tag};
 use crate::render::{Ami, AmiFamily};
 
 /// Print userData for an EKS managed node group: MIME multipart, as its launch template wants it
@@ -21,31 +22,31 @@ pub struct Args {
     output: Form,
     /// An image of your own, made from one of EKS's for AL2023
     #[arg(long, value_name = "AMI", requires_all = ["cluster", "api_server", "certificate_authority", "service_cidr"])]
-    ami: Option<Ami>,
+    ami: Option<String>,
     /// Name of the cluster
     #[arg(long, value_name = "NAME", requires = "ami")]
-    cluster: Option<ClusterName>,
+    cluster: Option<String>,
     /// Its API server
     #[arg(long, value_name = "URL", requires = "ami")]
-    api_server: Option<ApiServer>,
+    api_server: Option<String>,
     /// Its certificate authority
     #[arg(long, value_name = "BASE64", requires = "ami")]
-    certificate_authority: Option<Base64>,
+    certificate_authority: Option<String>,
     /// The addresses of its services
     #[arg(long, value_name = "CIDR", requires = "ami")]
-    service_cidr: Option<Cidr>,
+    service_cidr: Option<String>,
     /// A kernel setting, such as fs.aio-max-nr=8388608 for Starburst Warp Speed
     #[arg(long, value_name = "KEY=VALUE")]
-    sysctl: Vec<Sysctl>,
+    sysctl: Vec<String>,
     /// Of the root volume, gp3; with --output json
     #[arg(long, value_name = "SIZE", default_value = "100Gi")]
-    volume_size: Gib,
+    volume_size: String,
     /// A tag of instances and volumes; with --output json
     #[arg(long, value_name = "KEY=VALUE")]
-    tag: Vec<Tag>,
+    tag: Vec<String>,
     /// Of the nodes: al2023 or al2
     #[arg(long, value_name = "FAMILY", default_value = "al2023")]
-    ami_family: AmiFamily,
+    ami_family: String,
     #[command(flatten)]
     script: ScriptArgs,
 }
@@ -58,15 +59,17 @@ enum Form {
 
 pub fn run(context: &Context, args: &Args) -> Result<()> {
     let wrong = |text: &str| Error::Config(text.to_owned());
-    if matches!(args.ami_family, AmiFamily::Ubuntu | AmiFamily::Custom) {
+    let family: AmiFamily = value("--ami-family", &args.ami_family)?;
+    let ami: Option<Ami> = maybe("--ami", args.ami.as_ref())?;
+    if matches!(family, AmiFamily::Ubuntu | AmiFamily::Custom) {
         return Err(wrong(
             "--ami-family: a managed node group with such an image takes userData as it is: put what `nvme-agent render \
              userdata` prints first into a MIME multipart, and then the part that makes the node join (/etc/eks/bootstrap.sh)",
         )
         .into());
     }
-    let image = match &args.ami {
-        Some(Ami::Id(_)) if args.ami_family == AmiFamily::Al2 => {
+    let image = match &ami {
+        Some(Ami::Id(_)) if family == AmiFamily::Al2 => {
             return Err(wrong("--ami: with an AL2 image of your own the part that runs /etc/eks/bootstrap.sh is yours to add").into());
         }
         Some(Ami::Id(id)) => Some(id.as_str()),
@@ -80,16 +83,19 @@ pub fn run(context: &Context, args: &Args) -> Result<()> {
     };
     let cluster = match (&args.cluster, &args.api_server, &args.certificate_authority, &args.service_cidr) {
         (Some(name), Some(api_server), Some(authority), Some(cidr)) => Some(Cluster {
-            name: name.clone(),
-            api_server: api_server.clone(),
-            certificate_authority: authority.clone(),
-            cidr: cidr.clone(),
+            name: value("--cluster", name)?,
+            api_server: value("--api-server", api_server)?,
+            certificate_authority: value("--certificate-authority", authority)?,
+            cidr: value("--service-cidr", cidr)?,
         }),
         _ => None,
     };
-    let userdata = mime(&args.script.script(context, OnFailure::Label)?, &args.sysctl, cluster.as_ref())?;
+    let sysctls: Vec<Sysctl> = values("--sysctl", &args.sysctl)?;
+    let (volume, tags): (Gib, Vec<Tag>) =
+        (value("--volume-size", &args.volume_size)?, values("--tag", &args.tag)?);
+    let userdata = mime(&args.script.script(context, OnFailure::Label)?, &sysctls, cluster.as_ref())?;
     match args.output {
         Form::Mime => output::text(&userdata),
-        Form::Json => output::json(&data(&userdata, args.volume_size, image, &args.tag)),
+        Form::Json => output::json(&data(&userdata, volume, image, &tags)),
     }
 }

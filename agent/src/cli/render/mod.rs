@@ -4,9 +4,13 @@ mod karpenter;
 mod launch_template;
 mod script;
 
+use std::str::FromStr;
+
 use anyhow::Result;
 
 use super::Context;
+use crate::config::quoted;
+use crate::error::Error;
 
 /// Print userData, Karpenter's objects or a launch template that bring nvme-agent to nodes
 ///
@@ -34,4 +38,22 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
         What::LaunchTemplate(args) => launch_template::run(context, args),
     }?;
     Ok(0)
+}
+
+/// The value of an option, which the error names. Not by clap: it would compile its parsers once for each type, which the binary
+/// that every node fetches would carry.
+fn value<T: FromStr<Err = String>>(option: &str, text: &str) -> Result<T, Error> {
+    text.parse().map_err(|problem| {
+        // An address that is refused may be so for the credential in it, which is not repeated.
+        let found = if text.contains("://") { String::new() } else { format!("; found {}", quoted(text)) };
+        Error::Config(format!("{option}: {problem}{found}"))
+    })
+}
+
+fn values<T: FromStr<Err = String>>(option: &str, texts: &[String]) -> Result<Vec<T>, Error> {
+    texts.iter().map(|text| value(option, text)).collect()
+}
+
+fn maybe<T: FromStr<Err = String>>(option: &str, text: Option<&String>) -> Result<Option<T>, Error> {
+    text.map(|text| value(option, text)).transpose()
 }

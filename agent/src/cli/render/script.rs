@@ -7,9 +7,9 @@ use toml::de::DeTable;
 
 use super::super::args::ConfigArgs;
 use super::super::{Context, output};
+use super::{maybe, value};
 use crate::config::{self, Config, OnFailure};
 use crate::error::Error;
-use crate::render::values::{Deadline, Region, Sha256, Url};
 use crate::render::{AmiFamily, Arch, Binary, Userdata, verify};
 use crate::root::Root;
 
@@ -24,14 +24,12 @@ pub struct Args {
     script: ScriptArgs,
     /// Of the nodes: al2023, al2, ubuntu or custom
     #[arg(long, value_name = "FAMILY", default_value = "al2023")]
-    #[allow(
-        dead_code,
-        reason = "there is one script; a family that has no place for it is refused by its type"
-    )]
-    ami_family: AmiFamily,
+    ami_family: String,
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<()> {
+    // There is one script; a family that has no place for it is refused.
+    value::<AmiFamily>("--ami-family", &args.ami_family)?;
     output::text(&args.script.script(context, OnFailure::Label)?)
 }
 
@@ -40,22 +38,22 @@ pub fn run(context: &Context, args: &Args) -> Result<()> {
 pub struct ScriptArgs {
     /// Where the binary for x86_64 is: https://, http:// or s3://
     #[arg(long, value_name = "URL", requires = "sha256_x86_64", required_unless_present = "url_aarch64")]
-    url_x86_64: Option<Url>,
+    url_x86_64: Option<String>,
     /// Its SHA-256
     #[arg(long, value_name = "SUM", requires = "url_x86_64")]
-    sha256_x86_64: Option<Sha256>,
+    sha256_x86_64: Option<String>,
     /// Where the binary for aarch64 (Graviton) is
     #[arg(long, value_name = "URL", requires = "sha256_aarch64")]
-    url_aarch64: Option<Url>,
+    url_aarch64: Option<String>,
     /// Its SHA-256
     #[arg(long, value_name = "SUM", requires = "url_aarch64")]
-    sha256_aarch64: Option<Sha256>,
+    sha256_aarch64: Option<String>,
     /// Of the bucket, for s3://
     #[arg(long, value_name = "REGION")]
-    region: Option<Region>,
+    region: Option<String>,
     /// How long all of it may take on a node
     #[arg(long, value_name = "TIME", default_value = "600s")]
-    deadline: Deadline,
+    deadline: String,
     /// Fetch the binaries now, and check their sums, before anything is printed
     #[arg(long)]
     verify: bool,
@@ -70,24 +68,29 @@ impl ScriptArgs {
         let script = userdata.script()?;
         if self.verify {
             for binary in &userdata.binaries {
-                verify::verify(binary, self.region.as_ref())?;
+                verify::verify(binary, userdata.region.as_ref())?;
             }
         }
         Ok(script)
     }
 
     fn userdata(&self, context: &Context, policy: OnFailure) -> Result<Userdata, Error> {
-        let of = |arch, url: &Option<Url>, sha256: &Option<Sha256>| {
-            Some(Binary { arch, url: url.clone()?, sha256: sha256.clone()? })
-        };
+        let of =
+            |arch: Arch, url: &Option<String>, sha256: &Option<String>| -> Result<Option<Binary>, Error> {
+                let name = arch.as_str().replace('_', "-");
+                let (Some(url), Some(sha256)) = (url, sha256) else { return Ok(None) };
+                let (url, sha256) =
+                    (value(&format!("--url-{name}"), url)?, value(&format!("--sha256-{name}"), sha256)?);
+                Ok(Some(Binary { arch, url, sha256 }))
+            };
         let binaries = [
-            of(Arch::X86_64, &self.url_x86_64, &self.sha256_x86_64),
-            of(Arch::Aarch64, &self.url_aarch64, &self.sha256_aarch64),
+            of(Arch::X86_64, &self.url_x86_64, &self.sha256_x86_64)?,
+            of(Arch::Aarch64, &self.url_aarch64, &self.sha256_aarch64)?,
         ];
         Ok(Userdata {
             binaries: binaries.into_iter().flatten().collect(),
-            region: self.region.clone(),
-            deadline: self.deadline,
+            region: maybe("--region", self.region.as_ref())?,
+            deadline: value("--deadline", &self.deadline)?,
             config: configuration(context, &self.config, policy)?,
         })
     }
