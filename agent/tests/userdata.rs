@@ -380,6 +380,8 @@ fn a_configuration_that_somebody_else_wrote_stays() {
     assert_eq!(image.read(CONFIG_PATH).as_deref(), Some("target = \"/data\"\n"));
     // An image of a node that had userData.
     let image = drives(Image::al2023(CACHED));
+    // And a package, whose own configuration says nothing.
+    image.write(CONFIG_PATH, include_str!("../../packaging/config.toml"));
     for target in ["/data", "/opt/data"] {
         run(&image, &script(target), none.path());
         assert!(image.read(CONFIG_PATH).unwrap().ends_with(&format!("target = \"{target}\"\n")));

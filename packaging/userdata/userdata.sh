@@ -159,7 +159,8 @@ fi
 ##[config
 
 c=etc/nvme-agent/config.toml
-if [ ! -e $c ] || grep -qs '^# By userData' $c; then
+## A package's has all of its lines commented out: it says nothing, and must not keep out what userData says.
+if ! grep -qs '^[^#]' $c || grep -qs '^# By userData' $c; then
     put $c <<'EOF' || exit 1
 # By userData, which overwrites it.
 @CONFIG@
