@@ -158,7 +158,7 @@ fn what_it_writes_first_is_what_the_shell_of_packaging_writes_and_what_the_agent
             // A file that is no program: not run, and not replaced.
             files.retain(|path, _| !path.ends_with("download"));
             assert_eq!(files, theirs.files(), "image {at}, {policy:?}");
-            let gated = files.values().any(|text| text.contains("[Service]"));
+            let gated = files.values().any(|text| text.contains("ExecStartPre="));
             assert_eq!(told.contains("systemctl daemon-reload"), gated, "{told}");
         }
         let (ours, theirs) = (image(), image());
@@ -245,9 +245,8 @@ fn a_binary_is_fetched_verified_installed_and_run() {
         let lines: Vec<&str> = told.lines().filter(|line| !line.contains("daemon-reload")).collect();
         let timer = "systemctl --no-block start nvme-agent-report.timer";
         assert_eq!(lines, ["restorecon usr/local/bin/nvme-agent", timer], "nothing else is said or started");
-        let file = image.root.join(CONFIG_PATH);
         let none = std::iter::empty();
-        let loaded = nvme_agent::config::load(&image.root, Some(&file), &Default::default(), none).unwrap();
+        let loaded = nvme_agent::config::load(&image.root, None, &Default::default(), none).unwrap();
         assert_eq!(loaded, config);
         let mode = fs::metadata(image.root.join("/var/lib/nvme-agent")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o700);
