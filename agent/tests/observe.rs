@@ -409,3 +409,19 @@ mod garbage {
         }
     }
 }
+
+#[test]
+fn status_with_a_wrong_configuration_tells_of_the_drives_that_it_names_all_the_same() {
+    let machine = Machine::fixture("i4i.large");
+    let drives = |config: &str| {
+        machine.file("/etc/nvme-agent/config.toml", config);
+        let mut status = assert_cmd::Command::cargo_bin("nvme-agent").unwrap();
+        status.env_clear().arg("--root").arg(machine.path("/")).args(["status", "--output", "json"]);
+        let report: serde_json::Value = serde_json::from_slice(&status.output().unwrap().stdout).unwrap();
+        let wrong = report["unreadable"].to_string().contains("targett");
+        (report["drives"].as_array().unwrap().len(), wrong)
+    };
+    assert_eq!(drives(""), (1, false));
+    assert_eq!(drives("targett = \"/data\"\n"), (1, true));
+    assert_eq!(drives("targett = \"/data\"\n[match]\nmodels = [\"Another model\"]\n"), (0, true));
+}

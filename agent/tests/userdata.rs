@@ -15,7 +15,7 @@ use eks::{CACHED, Image, cannot_write, stubs};
 use nvme_agent::config::{CONFIG_PATH, Config, Directory, OnFailure};
 use nvme_agent::install::hook::{GATE, KUBELET_HOOK, NODEADM_HOOK};
 use nvme_agent::node::nodeadm::CACHE_PATH;
-use nvme_agent::node::registration::{self, DROP_IN_PATH, ENVIRONMENT_PATH, drop_in};
+use nvme_agent::node::registration::{self, DROP_IN_DIR, DROP_IN_PATH, ENVIRONMENT_PATH, drop_in};
 use nvme_agent::render::{Arch, Binary, Userdata};
 use nvme_agent::state::{Health, State};
 
@@ -145,6 +145,16 @@ fn what_it_writes_first_is_what_the_shell_of_packaging_writes_and_what_the_agent
         Box::new(arguments("NODEADM_KUBELET_ARGS=\"--v=2 --a=b\"\n")),
         Box::new(arguments("NODEADM_KUBELET_ARGS='--v=2 --a=b'\n")),
         Box::new(arguments("NODEADM_KUBELET_ARGS=\n")),
+        Box::new(|| {
+            // Somebody made the directory there, which its nodeadm does not read.
+            let image = Image::new(&[(ENVIRONMENT_PATH, "NODEADM_KUBELET_ARGS=--v=2\n")]);
+            fs::create_dir_all(image.root.join(DROP_IN_DIR)).unwrap();
+            image.write(
+                "/etc/systemd/system/nodeadm-run.service",
+                "[Service]\nExecStart=/usr/bin/nodeadm init\n",
+            );
+            image
+        }),
         Box::new(Image::al2),
         Box::new(|| Image::new(&[])),
     ];
@@ -380,6 +390,8 @@ fn a_configuration_that_somebody_else_wrote_stays() {
     assert_eq!(image.read(CONFIG_PATH).as_deref(), Some("target = \"/data\"\n"));
     // An image of a node that had userData.
     let image = drives(Image::al2023(CACHED));
+    // And a package, whose own configuration says nothing.
+    image.write(CONFIG_PATH, include_str!("../../packaging/config.toml"));
     for target in ["/data", "/opt/data"] {
         run(&image, &script(target), none.path());
         assert!(image.read(CONFIG_PATH).unwrap().ends_with(&format!("target=\"{target}\"\n")));

@@ -39,9 +39,13 @@ config() {
 EOF
 }
 
+## nodeadm reads the directory: an older image's unit does not name it, whoever has made it there.
+unit=etc/systemd/system/nodeadm-run.service
+reads() { [ -d $dir ] && { [ ! -f $unit ] || grep -qs $dir $unit $unit.d/*; }; }
+
 ## STATE
 label() {
-    if [ -d $dir ]; then
+    if reads; then
         config "$1" | put $file
     elif l=$(labels "$1") && [ -f $env ] && ! grep -qFe "$l" $env; then
         v=NODEADM_KUBELET_ARGS
@@ -72,7 +76,7 @@ EOF
 ##[taint
 ## Fails where a shell cannot know what else the node is to be tainted with.
 taint() {
-    [ -d $dir ] && ! grep -Els 'register(WithT|-with-t)aints' $dir/* | grep -qv 50-nvme-agent || return
+    reads && ! grep -Els 'register(WithT|-with-t)aints' $dir/* | grep -qv 50-nvme-agent || return
     ours='{"effect":"NoSchedule","key":"@TAINT@"}'
     t=$(tr -d '[:space:]' <run/eks/nodeadm/config.json)
     case $t in
@@ -162,7 +166,8 @@ fi
 ##[config
 
 c=etc/nvme-agent/config.toml
-if [ ! -e $c ] || grep -qsx '# By userData' $c; then
+## A package's has all of its lines commented out: it says nothing, and must not keep out what userData says.
+if ! grep -qs '^[^#]' $c || grep -qsx '# By userData' $c; then
     put $c <<'EOF' || exit 1
 # By userData
 @CONFIG@
@@ -173,7 +178,8 @@ fi
 ##]
 
 go() {
-    timeout -k 10 60 $bin install || return
+    ## By this shell, which runs no binary of another architecture as a script, as timeout(1) may. In time: see the deadline.
+    $bin install || return
     if [ $bin != $pkg ]; then
         timeout 30 restorecon $own 2>/dev/null
         rm -f $new
