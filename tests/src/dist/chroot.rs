@@ -145,7 +145,10 @@ impl Chroot {
         // Nothing of cargo's or rustup's environment may leak in from the `cargo lab` that runs this.
         command.args(["env", "-i", "-C"]).arg(workspace);
         command.args(environment(self.arch, target_dir));
-        command.args(["cargo"]).args(args).args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
+        command
+            .args(["cargo"])
+            .args(args)
+            .args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
         Ok(command)
     }
 
