@@ -91,7 +91,8 @@ impl Userdata {
             "gate" => policy != OnFailure::Label,
             // Where drives are required a node without any has failed, which the agent says.
             "absent" => self.config.expect_drives == 0,
-            "config" => self.config != Config::default(),
+            // What cannot be said is an error when the values are made.
+            "config" => overrides::toml(&self.config).map_or(true, |text| !text.is_empty()),
             "x86_64" => self.binary(Arch::X86_64).is_some(),
             "aarch64" => self.binary(Arch::Aarch64).is_some(),
             "curl" => self.s3().any(|s3| !s3),
