@@ -3,18 +3,20 @@
 //! Built as what ships is built: static, against musl, in the chroot. The kernel is told to start aarch64 programs in the
 //! emulator, so that a test which starts the agent starts the aarch64 one, by its own name.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::debian::{self, as_root, find_program, run};
 use crate::dist::chroot::{Chroot, STD_FOR_TESTS};
 use crate::dist::target::Arch;
-use crate::progress::step;
+use crate::progress::{note, step};
 use crate::runner::workspace;
 
 const PACKAGE: &str = "nvme-agent";
@@ -57,22 +59,21 @@ pub fn build() -> Result<Tests> {
 /// most machines with Debian's package.
 #[derive(Debug)]
 pub struct Emulation {
-    registered: Option<String>,
+    /// Ends, and takes the registration back, when nobody holds its standard input any more: also when the lab is killed.
+    keeper: Option<Child>,
 }
 
-/// NAME, EMULATOR. The pattern is an ELF header: 64 bits, little-endian, executable or shared (static-pie), machine 183. `P` keeps the
-/// program's own name, `F` opens the emulator now, so that it is found from other roots, too.
+/// NAME, EMULATOR. In a mount namespace of its own, so that nothing stays mounted; the registration is the whole kernel's, and since Linux
+/// 6.7 it lasts only as long as the mount. The pattern is an ELF header: 64 bits, little-endian, executable or shared (static-pie),
+/// machine 183. `P` keeps the program's own name, `F` opens the emulator now, so that it is found from other roots, too.
 const REGISTER: &str = r#"set -e
 mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 printf ':%s:M::%s:%s:%s:PF' "$1" \
   '\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00' \
   '\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff' \
   "$2" >/proc/sys/fs/binfmt_misc/register
-"#;
-
-/// NAME.
-const UNREGISTER: &str = r#"set -e
-mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+echo registered
+cat >/dev/null
 echo -1 >"/proc/sys/fs/binfmt_misc/$1"
 "#;
 
@@ -82,14 +83,24 @@ impl Emulation {
         debian::ensure_host_tools(&[(EMULATOR, "qemu-user-static"), ("unshare", "util-linux")])?;
         let starts = || run(Command::new(program).arg("--version"));
         if starts().is_ok() {
-            return Ok(Emulation { registered: None });
+            return Ok(Emulation { keeper: None });
         }
         let emulator = find_program(EMULATOR).context("no emulator, though it was installed")?;
-        let name = format!("nvme-lab-{}", std::process::id());
-        step("Telling the kernel to start aarch64 programs in an emulator, while their tests run", || {
-            script(REGISTER, &[&name, &emulator.to_string_lossy()])
-        })?;
-        let emulation = Emulation { registered: Some(name) };
+        note("  The kernel starts aarch64 programs in an emulator while their tests run");
+        let mut keeper = as_root("unshare")
+            .args(["--mount", "--propagation", "private", "--", "sh", "-c", REGISTER, "sh"])
+            .arg(format!("nvme-lab-{}", std::process::id()))
+            .arg(emulator)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start unshare")?;
+        let mut said = String::new();
+        // One line, or the end: the script does nothing that could hang.
+        let read = keeper.stdout.take().map(|out| BufReader::new(out).read_line(&mut said));
+        let emulation = Emulation { keeper: Some(keeper) };
+        read.context("no pipe")?.context("hear whether it is registered")?;
+        ensure!(said.trim() == "registered", "the kernel does not take the registration of {EMULATOR}");
         starts().with_context(|| format!("{} does not start under {EMULATOR}", program.display()))?;
         Ok(emulation)
     }
@@ -97,35 +108,48 @@ impl Emulation {
 
 impl Drop for Emulation {
     fn drop(&mut self) {
-        // A killed lab leaves the entry until the next boot of this machine: nothing but aarch64 programs meets it.
-        if let Some(name) = &self.registered {
-            let _ = script(UNREGISTER, &[name]);
+        if let Some(keeper) = &mut self.keeper {
+            drop(keeper.stdin.take());
+            let _ = keeper.wait();
         }
     }
 }
 
-/// In a mount namespace of its own, so that nothing stays mounted; the registration itself is the whole kernel's.
-fn script(script: &str, args: &[&str]) -> Result<()> {
-    run(as_root("unshare")
-        .args(["--mount", "--propagation", "private", "--", "sh", "-c", script, "sh"])
-        .args(args))
-    .map(drop)
-}
-
-/// How many tests of a program passed, and what it was told to leave out.
+/// How a program's tests went.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Passed {
     pub passed: usize,
-    /// Marked in the source: they are run by others, or in a VM.
-    pub ignored: usize,
+    /// Those of them that failed first.
+    pub again: Vec<String>,
 }
 
-/// Runs one test program as cargo would, without the tests named in `skip`. Its output goes to `log`.
+/// Runs one test program as cargo would, without the tests named in `skip`. Its output goes to `log`. What fails is run once more,
+/// alone: an emulated program beside other work may be too slow for a test that gives it two seconds.
 pub fn run_tests(tests: &Tests, program: &Path, skip: &[&str], log: &Path) -> Result<Passed> {
+    let skip = skip.iter().flat_map(|name| ["--skip", name]);
+    let first = run_with(tests, program, skip, log)?;
+    if let Some(passed) = passed(&first) {
+        return Ok(Passed { passed, again: Vec::new() });
+    }
+    let again = failed(&first);
+    ensure!(!again.is_empty(), "it names no test that failed; {} ends with:\n{}", log.display(), end(&first));
+    let log = log.with_extension("again.log");
+    let alone = ["--test-threads=1"].into_iter().chain(again.iter().map(String::as_str));
+    let second = run_with(tests, program, alone, &log)?;
+    ensure!(passed(&second) == Some(again.len()), "{} ends with:\n{}", log.display(), end(&second));
+    Ok(Passed { passed: count(&first, "passed").unwrap_or(0) + again.len(), again })
+}
+
+fn run_with<'a>(
+    tests: &Tests,
+    program: &Path,
+    args: impl Iterator<Item = &'a str>,
+    log: &Path,
+) -> Result<String> {
     let file = fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
-    let status = Command::new(program)
+    Command::new(program)
         .arg("--exact")
-        .args(skip.iter().flat_map(|name| ["--skip", name]))
+        .args(args)
         .current_dir(workspace().join("agent"))
         .env(format!("CARGO_BIN_EXE_{PACKAGE}"), &tests.agent)
         .env("INSTA_WORKSPACE_ROOT", workspace())
@@ -136,25 +160,41 @@ pub fn run_tests(tests: &Tests, program: &Path, skip: &[&str], log: &Path) -> Re
         .status()
         .with_context(|| format!("start {}", program.display()))?;
     let text = fs::read(log).with_context(|| format!("read {}", log.display()))?;
-    let text = String::from_utf8_lossy(&text);
-    if !status.success() {
-        let lines: Vec<&str> = text.lines().collect();
-        bail!(
-            "{status}; {} ends with:\n{}",
-            log.display(),
-            lines[lines.len().saturating_sub(60)..].join("\n")
-        );
-    }
-    result(&text).with_context(|| format!("no result in {}", log.display()))
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// `test result: ok. 3 passed; 0 failed; 1 ignored; …`
-fn result(text: &str) -> Option<Passed> {
-    let line = text.lines().rev().find_map(|line| line.strip_prefix("test result: ok. "))?;
-    let count = |what: &str| {
-        line.split("; ").find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<usize>().ok())
-    };
-    Some(Passed { passed: count("passed")?, ignored: count("ignored")? })
+/// The names of all tests of all programs.
+pub fn names(tests: &Tests) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for (_, program) in &tests.programs {
+        let listed = run(Command::new(program).args(["--list", "--format=terse"]))?;
+        names.extend(listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned));
+    }
+    Ok(names)
+}
+
+/// How many passed, if none failed: `test result: ok. 3 passed; 0 failed; 1 ignored; …`
+fn passed(text: &str) -> Option<usize> {
+    text.lines().find(|line| line.starts_with("test result: ok. "))?;
+    count(text, "passed")
+}
+
+fn count(text: &str, what: &str) -> Option<usize> {
+    let line = text.lines().rev().find_map(|line| line.strip_prefix("test result: "))?;
+    let (_, counts) = line.split_once(". ")?;
+    counts.split("; ").find_map(|part| part.strip_suffix(what)?.trim().parse().ok())
+}
+
+/// The list at the end.
+fn failed(text: &str) -> Vec<String> {
+    let Some((_, list)) = text.rsplit_once("\nfailures:\n") else { return Vec::new() };
+    let names = list.lines().take_while(|line| line.starts_with("    "));
+    names.map(|line| line.trim().to_owned()).collect()
+}
+
+fn end(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
 #[cfg(test)]
@@ -162,11 +202,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_read_from_the_last_line() {
-        let text = "running 4 tests\ntest a ... ok\n\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 \
+    fn what_passed_and_what_failed_is_read_from_the_end() {
+        let good = "running 4 tests\ntest a ... ok\n\ntest result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 \
                     filtered out; finished in 1.20s\n\n";
-        assert_eq!(result(text), Some(Passed { passed: 3, ignored: 1 }));
-        assert_eq!(result("test result: FAILED. 3 passed; 1 failed"), None);
-        assert_eq!(result("killed"), None);
+        assert_eq!(passed(good), Some(3));
+        let bad = "test b::c ... FAILED\n\nfailures:\n\n---- b::c stdout ----\nfailures:\n\nfailures:\n    b::c\n    d\n\n\
+                   test result: FAILED. 7 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2s\n";
+        assert_eq!(passed(bad), None);
+        assert_eq!(count(bad, "passed"), Some(7));
+        assert_eq!(failed(bad), ["b::c", "d"]);
+        assert_eq!((passed("killed"), failed("killed")), (None, Vec::new()));
     }
 }
