@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::dist::target::Arch;
 use crate::progress;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -110,6 +111,12 @@ pub const MMDEBSTRAP_TOOLS: &[(&str, &str)] =
 /// Downloads packages with all they depend on and unpacks them, without running or configuring anything, into a tar.
 pub fn extract(suite: &str, packages: &[&str], tar: &Path) -> Result<()> {
     mmdebstrap(suite, "extract", packages, &[], tar)
+}
+
+/// The same for another kind of machine than this.
+pub fn extract_for(arch: Arch, suite: &str, packages: &[&str], tar: &Path) -> Result<()> {
+    let architecture = format!("--architectures={}", arch.debian());
+    mmdebstrap(suite, "extract", packages, &[&architecture], tar)
 }
 
 /// Builds a whole userland into a tar. `options` are further options for mmdebstrap (hooks).

@@ -19,7 +19,7 @@ use crate::runner::workspace;
 use target::Arch;
 
 mod all;
-mod chroot;
+pub mod chroot;
 mod elf;
 pub mod manual;
 pub mod package;
@@ -149,7 +149,13 @@ fn build_at(place: &Place, build: &Build) -> Result<PathBuf> {
         command
     } else {
         let chroot = chroot::Chroot::get(&Cache::open()?, build.arch)?;
-        chroot.cargo(workspace, &target_dir, place.intermediate.as_deref(), &build.cargo_args())?
+        chroot.cargo(
+            workspace,
+            &target_dir,
+            place.intermediate.as_deref(),
+            &build.cargo_args(),
+            chroot::STD,
+        )?
     };
     step(&format!("Building {} (static, profile {})", build.file_name(), build.profile), || {
         debian::run(command.current_dir(workspace)).map(drop)

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cache::{Artifact, Cache};
 use crate::debian::{self, ensure_host_tools, run};
+use crate::dist::target::Arch;
 use crate::progress::step;
 
 /// Which kernel: a suite's cloud flavour.
@@ -19,19 +20,28 @@ pub enum KernelKind {
     Trixie,
     /// Debian's newest.
     Sid,
+    /// 6.12 for aarch64.
+    TrixieArm64,
 }
 
 impl KernelKind {
     fn suite(self) -> &'static str {
         match self {
             KernelKind::Bookworm => "bookworm",
-            KernelKind::Trixie => "trixie",
+            KernelKind::Trixie | KernelKind::TrixieArm64 => "trixie",
             KernelKind::Sid => "sid",
+        }
+    }
+
+    fn arch(self) -> Arch {
+        match self {
+            KernelKind::TrixieArm64 => Arch::Aarch64,
+            _ => Arch::X86_64,
         }
     }
 }
 
-/// A kernel ready to boot: `vmlinux` and `modules.tar` (`usr/lib/modules/…`).
+/// A kernel ready to boot: `vmlinux` (for aarch64 the Image, which has no compression) and `modules.tar` (`usr/lib/modules/…`).
 #[derive(Debug, Clone)]
 pub struct Kernel {
     artifact: Artifact,
@@ -40,10 +50,16 @@ pub struct Kernel {
 impl Kernel {
     /// Finds or makes it.
     pub fn get(cache: &Cache, kind: KernelKind) -> Result<Kernel> {
-        let suite = kind.suite();
-        let artifact = cache.get(&format!("kernel-{suite}"), "linux-image-cloud-amd64 2", |dir| {
+        let (suite, arch) = (kind.suite(), kind.arch());
+        let package = format!("linux-image-cloud-{}", arch.debian());
+        let name = match arch {
+            Arch::X86_64 => format!("kernel-{suite}"),
+            Arch::Aarch64 => format!("kernel-{suite}-{}", arch.debian()),
+        };
+        let artifact = cache.get(&name, &format!("{package} 2"), |dir| {
             ensure_host_tools(&[("depmod", "kmod"), ("xz", "xz-utils")])?;
-            step(&format!("Unpacking the kernel of Debian {suite}"), || build(dir, suite))
+            let what = format!("Unpacking the kernel of Debian {suite} for {}", arch.name());
+            step(&what, || build(dir, suite, arch, &package))
         })?;
         Ok(Kernel { artifact })
     }
@@ -64,9 +80,9 @@ impl Kernel {
     }
 }
 
-fn build(dir: &Path, suite: &str) -> Result<()> {
+fn build(dir: &Path, suite: &str, arch: Arch, package: &str) -> Result<()> {
     let tar = dir.join("all.tar");
-    debian::extract(suite, &["linux-image-cloud-amd64"], &tar)?;
+    debian::extract_for(arch, suite, &[package], &tar)?;
     let root = dir.join("root");
     fs::create_dir(&root)?;
     // Up to bookworm modules are under /lib, later under /usr/lib.
@@ -81,7 +97,13 @@ fn build(dir: &Path, suite: &str) -> Result<()> {
     // Newer kernels come beside their modules.
     let beside = modules.join("vmlinuz");
     let image = if beside.exists() { beside } else { only_entry(&root.join("boot"))? };
-    vmlinux(&image, &dir.join("vmlinux"))?;
+    match arch {
+        Arch::X86_64 => vmlinux(&image, &dir.join("vmlinux"))?,
+        Arch::Aarch64 => {
+            check_image(&image)?;
+            fs::rename(&image, dir.join("vmlinux")).context("put the kernel in its place")?;
+        }
+    }
     for unused in ["vmlinuz", "System.map"] {
         let _ = fs::remove_file(modules.join(unused));
     }
@@ -120,6 +142,14 @@ fn only_entry(dir: &Path) -> Result<PathBuf> {
         [one] => Ok(one.clone()),
         other => bail!("expected one entry in {}, found {other:?}", dir.display()),
     }
+}
+
+/// Debian's arm64 kernels are the Image itself, which QEMU takes; a compressed one would have to be unpacked first. The magic:
+/// Documentation/arch/arm64/booting.rst.
+fn check_image(image: &Path) -> Result<()> {
+    let bytes = fs::read(image).with_context(|| format!("read {}", image.display()))?;
+    ensure!(bytes.get(0x38..0x3c) == Some(b"ARM\x64"), "{}: not an arm64 Image", image.display());
+    Ok(())
 }
 
 /// Takes the compressed ELF file out of a bzImage. Offsets: Documentation/arch/x86/boot.rst.

@@ -49,6 +49,8 @@
 //! - Everything that ran, with output and time, is in `target/lab/logs/SCENARIO/commands.log`, beside `console.log` and after
 //!   a failure `autopsy.log`.
 //!
+//! [`arm::boot::run_in_vm`] is another kind of VM, for aarch64: it boots an initramfs, runs commands and goes off.
+//!
 //! `scenarios::node` makes an EKS node of a guest, with stand-ins for nodeadm (`nodeadm`: this program, pushed there under
 //! that name) and kubelet, and QEMU's user network to a test API server on this machine.
 //!
@@ -57,6 +59,7 @@
 //! bcache's udev rule is not there.
 
 pub mod apiserver;
+pub mod arm;
 pub mod awscli;
 pub mod bench;
 pub mod boot;

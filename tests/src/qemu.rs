@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::{Artifact, Cache, digest};
 use crate::debian::{self, find_program, run};
+use crate::dist::target::Arch;
 use crate::progress::step;
 
 /// `mov $0x1b36, %reg; mov $0x10, %reg`: Red Hat's vendor and the NVMe device id, as hw/nvme/ctrl.c passes them on.
@@ -29,18 +30,24 @@ const NEW_ID: (u32, u32) = (0x1d0f, 0xcd01);
 pub struct Qemu {
     artifact: Artifact,
     unpacked: bool,
+    arch: Arch,
     /// `QEMU emulator version …`
     pub version: String,
 }
 
 impl Qemu {
-    /// Finds or makes it.
+    /// Finds or makes the one that nearly all of the lab uses, for x86_64.
     pub fn get(cache: &Cache) -> Result<Qemu> {
-        let (artifact, unpacked) = match system_qemu() {
-            Some(program) => (from_system(cache, &program)?, false),
-            None => (from_sid(cache)?, true),
+        Qemu::get_for(cache, Arch::X86_64)
+    }
+
+    /// The same for one kind of machine.
+    pub fn get_for(cache: &Cache, arch: Arch) -> Result<Qemu> {
+        let (artifact, unpacked) = match system_qemu(arch) {
+            Some(program) => (from_system(cache, arch, &program)?, false),
+            None => (from_sid(cache, arch)?, true),
         };
-        let mut qemu = Qemu { artifact, unpacked, version: String::new() };
+        let mut qemu = Qemu { artifact, unpacked, arch, version: String::new() };
         qemu.version = run(qemu.command().arg("--version"))?.lines().next().unwrap_or_default().to_owned();
         Ok(qemu)
     }
@@ -50,16 +57,16 @@ impl Qemu {
         &self.artifact.id
     }
 
-    /// `qemu-system-x86_64`, without arguments yet. It ends with the thread that starts it: a lab that is killed leaves no VM
+    /// `qemu-system-x86_64` or its like, without arguments yet. It ends with the thread that starts it: a lab that is killed leaves no VM
     /// behind.
     pub fn command(&self) -> Command {
-        let mut command = tied(self.program("qemu-system-x86_64"));
+        let mut command = tied(self.program(&program_name(self.arch)));
         let share = if self.unpacked { self.artifact.path("usr/share") } else { PathBuf::from("/usr/share") };
         command.arg("-L").arg(share.join("qemu")).arg("-L").arg(share.join("seabios"));
         command
     }
 
-    /// `qemu-img`, without arguments yet.
+    /// `qemu-img`, without arguments yet. Comes with x86_64's only.
     pub fn img(&self) -> Command {
         if self.unpacked { self.program("qemu-img") } else { Command::new("qemu-img") }
     }
@@ -97,50 +104,68 @@ fn program_in(dir: &Path, unpacked: bool, name: &str) -> Command {
     command
 }
 
+fn program_name(arch: Arch) -> String {
+    format!("qemu-system-{}", arch.name())
+}
+
+/// The kind of board that has PCI Express and nothing odd.
+fn board(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "q35",
+        Arch::Aarch64 => "virt",
+    }
+}
+
+/// What its artifacts are called.
+fn artifact_name(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "qemu",
+        Arch::Aarch64 => "qemu-aarch64",
+    }
+}
+
 /// The machine's own QEMU, where it is new enough.
-fn system_qemu() -> Option<PathBuf> {
-    let program = find_program("qemu-system-x86_64")?;
+fn system_qemu(arch: Arch) -> Option<PathBuf> {
+    let program = find_program(&program_name(arch))?;
     find_program("qemu-img")?;
-    let help = run(Command::new(&program).args(["-M", "q35", "-device", "nvme,help"])).ok()?;
+    let help = run(Command::new(&program).args(["-M", board(arch), "-device", "nvme,help"])).ok()?;
     help.lines().any(|line| line.trim_start().starts_with("model=")).then_some(program)
 }
 
-fn from_system(cache: &Cache, program: &Path) -> Result<Artifact> {
+fn from_system(cache: &Cache, arch: Arch, program: &Path) -> Result<Artifact> {
     let binary = fs::read(program).with_context(|| format!("read {}", program.display()))?;
     let recipe = format!("patched copy 1 of {} {}", program.display(), digest(&binary));
-    cache.get("qemu", &recipe, |dir| {
-        fs::copy(program, dir.join("qemu-system-x86_64"))?;
-        patch_and_check(dir, false, &dir.join("qemu-system-x86_64"))
+    cache.get(artifact_name(arch), &recipe, |dir| {
+        fs::copy(program, dir.join(program_name(arch)))?;
+        patch_and_check(dir, false, arch, &dir.join(program_name(arch)))
     })
 }
 
-fn from_sid(cache: &Cache) -> Result<Artifact> {
-    let packages = ["qemu-system-x86", "qemu-utils", "seabios"];
-    cache.get("qemu", &format!("patched sid 2 {packages:?}"), |dir| {
-        step("Unpacking QEMU from Debian sid (nothing is installed)", || {
+fn from_sid(cache: &Cache, arch: Arch) -> Result<Artifact> {
+    let (packages, parts): (&[&str], &[&str]) = match arch {
+        Arch::X86_64 => (&["qemu-system-x86", "qemu-utils", "seabios"], &["bin/qemu-img", "share/seabios"]),
+        Arch::Aarch64 => (&["qemu-system-arm"], &[]),
+    };
+    cache.get(artifact_name(arch), &format!("patched sid 2 {packages:?}"), |dir| {
+        let what = format!("Unpacking QEMU for {} from Debian sid (nothing is installed)", arch.name());
+        step(&what, || {
             let tar = dir.join("all.tar");
-            debian::extract("sid", &packages, &tar)?;
-            let parts = [
-                "bin/qemu-system-x86_64",
-                "bin/qemu-img",
-                "lib/x86_64-linux-gnu",
-                "lib64",
-                "share/qemu",
-                "share/seabios",
-            ];
+            debian::extract("sid", packages, &tar)?;
+            let program = format!("bin/{}", program_name(arch));
+            let always = [program.as_str(), "lib/x86_64-linux-gnu", "lib64", "share/qemu"];
             run(Command::new("tar")
                 .arg("-C")
                 .arg(dir)
                 .arg("-xf")
                 .arg(&tar)
-                .args(parts.map(|part| format!("./usr/{part}"))))?;
+                .args(always.iter().chain(parts).map(|part| format!("./usr/{part}"))))?;
             fs::remove_file(&tar)?;
-            patch_and_check(dir, true, &dir.join("usr/bin/qemu-system-x86_64"))
+            patch_and_check(dir, true, arch, &dir.join("usr").join(program))
         })
     })
 }
 
-fn patch_and_check(dir: &Path, unpacked: bool, program: &Path) -> Result<()> {
+fn patch_and_check(dir: &Path, unpacked: bool, arch: Arch, program: &Path) -> Result<()> {
     let mut binary = fs::read(program).with_context(|| format!("read {}", program.display()))?;
     patch_ids(&mut binary).with_context(|| format!("give {} Amazon's NVMe vendor id", program.display()))?;
     // Never written in place: a copy that runs would say "text file busy", and a hard link would be changed everywhere.
@@ -149,7 +174,7 @@ fn patch_and_check(dir: &Path, unpacked: bool, program: &Path) -> Result<()> {
         .and_then(|()| fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)))
         .and_then(|()| fs::rename(&fresh, program))
         .with_context(|| format!("write {}", program.display()))?;
-    check_ids(program_in(dir, unpacked, "qemu-system-x86_64"), dir, unpacked)
+    check_ids(program_in(dir, unpacked, &program_name(arch)), dir, unpacked, arch)
 }
 
 /// Replaces the one place where the binary loads both constants into registers.
@@ -170,7 +195,7 @@ fn patch_ids(binary: &mut [u8]) -> Result<()> {
 }
 
 /// Asks the patched binary for its NVMe device's ids.
-fn check_ids(mut command: Command, dir: &Path, unpacked: bool) -> Result<()> {
+fn check_ids(mut command: Command, dir: &Path, unpacked: bool, arch: Arch) -> Result<()> {
     let share = if unpacked { dir.join("usr/share") } else { PathBuf::from("/usr/share") };
     let questions = concat!(
         r#"{"execute":"qmp_capabilities"}"#,
@@ -187,7 +212,7 @@ fn check_ids(mut command: Command, dir: &Path, unpacked: bool) -> Result<()> {
         .arg(share.join("seabios"))
         .args([
             "-M",
-            "q35",
+            board(arch),
             "-accel",
             "tcg",
             "-m",

@@ -8,7 +8,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::dist;
+use crate::dist::target::Arch;
+use crate::dist::{self, Build};
 use crate::image::Guest;
 use crate::lab::Lab;
 use crate::progress::say;
@@ -119,6 +120,19 @@ pub fn failpoints_binary() -> Result<PathBuf> {
     match std::env::var_os(FAILPOINTS) {
         Some(path) => Ok(PathBuf::from(path)),
         None => watchdog::exempt(dist::agent_with_failpoints),
+    }
+}
+
+/// Names another agent for aarch64 than the one that ships; nothing is built then.
+pub const AGENT_AARCH64: &str = "NVME_LAB_AGENT_AARCH64";
+
+/// The agent for aarch64; built now unless [`AGENT_AARCH64`] names one.
+pub fn agent_aarch64() -> Result<PathBuf> {
+    match std::env::var_os(AGENT_AARCH64) {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => watchdog::exempt(|| {
+            dist::build(&Build { arch: Arch::Aarch64, ..Build::new("nvme-agent", "nvme-agent") })
+        }),
     }
 }
 

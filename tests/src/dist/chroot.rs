@@ -22,6 +22,11 @@ const PACKAGES: &[&str] =
 /// On top of these, where the binary is for another machine than the one that builds it.
 const AARCH64_PACKAGES: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "musl-dev:arm64"];
 
+/// What a binary that ships is made of.
+pub const STD: &str = "std,panic_abort";
+/// A test that fails unwinds.
+pub const STD_FOR_TESTS: &str = "std,panic_unwind,test";
+
 /// Run in the new root. std for musl links libunwind, which Debian does not build for musl; gcc's own unwinder serves, but for
 /// one function of glibc's loader that it relies on. Most of rust-src is the compiler's own source, which nobody builds here.
 const PREPARE: &str = "mkdir -p /opt/unwind /opt/cargo /opt/build
@@ -45,6 +50,9 @@ rm -rf /tmp/find_object.o /usr/src/rustc-*/compiler /usr/src/rustc-*/src
 touch /etc/hosts /etc/resolv.conf";
 
 const FIND_OBJECT: &str = include_str!("find_object.c");
+
+/// Where the intermediate files are in there.
+const BUILD: &str = "/opt/build";
 
 /// Mounts and enters: ROOT, WORKSPACE, CARGO_HOME, BUILD, CERTIFICATES, UID:GID, then the command. The host's resolver and
 /// certificates, because cargo may have to fetch something, through whatever this network needs.
@@ -122,12 +130,14 @@ impl Chroot {
     /// A command that runs cargo in there, on this checkout at its own path: cargo then tells checkouts apart in the
     /// intermediate files that they share, and the names in its messages are true outside. `intermediate` is another place
     /// for these files, for a build that shares nothing.
+    /// `std` are the parts of Rust's library that are built: [`STD`] or [`STD_FOR_TESTS`].
     pub fn cargo(
         &self,
         workspace: &Path,
         target_dir: &Path,
         intermediate: Option<&Path>,
         args: &[String],
+        std: &str,
     ) -> Result<Command> {
         let root = self.artifact.path("root");
         let inside = root.join(workspace.strip_prefix("/").context("the checkout's path is not absolute")?);
@@ -148,8 +158,17 @@ impl Chroot {
         command
             .args(["cargo"])
             .args(args)
-            .args(["-Zbuild-std=std,panic_abort", "-Zbuild-std-features=optimize_for_size"]);
+            .arg(format!("-Zbuild-std={std}"))
+            .arg("-Zbuild-std-features=optimize_for_size");
         Ok(command)
+    }
+
+    /// Where a file is on this machine that cargo, in there, says is among the intermediate ones.
+    pub fn outside(&self, inside: &Path) -> PathBuf {
+        match inside.strip_prefix(BUILD) {
+            Ok(relative) => self.artifact.path("build").join(relative),
+            Err(_) => inside.to_owned(),
+        }
     }
 
     /// What went into the binary besides crates: the versions of Rust's std and of musl.
@@ -177,7 +196,7 @@ fn environment(arch: Arch, target_dir: &Path) -> Vec<OsString> {
         ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
         ("HOME", "/tmp".to_owned()),
         ("CARGO_HOME", "/opt/cargo".to_owned()),
-        ("CARGO_BUILD_BUILD_DIR", "/opt/build".to_owned()),
+        ("CARGO_BUILD_BUILD_DIR", BUILD.to_owned()),
         ("RUSTC_BOOTSTRAP", "1".to_owned()),
         (
             "RUSTFLAGS",

@@ -7,6 +7,7 @@ use crate::runner::Scenario;
 
 mod adoption;
 mod again;
+mod arm;
 mod boot;
 mod cloudinit;
 mod company;
@@ -57,6 +58,7 @@ pub fn all() -> Vec<Scenario> {
         crash::power::SCENARIOS,
         node::SCENARIOS,
         delivery::SCENARIOS,
+        arm::SCENARIOS,
     ]
     .concat()
 }
