@@ -157,8 +157,9 @@ fn none(ctx: &Ctx) -> Result<()> {
             ensure!(changed.is_empty(), "{changed:?}");
             ensure!(
                 vm.ok("ls /run/nvme-agent; nvme-agent status > /dev/null")?
-                    == "absent\nlock\nregistration.json\nstate.json",
-                "{plan}"
+                    == "lock\nregistration.json\nstate.json",
+                "{plan}: {}",
+                vm.ok("ls /run/nvme-agent")?
             );
             refuses(
                 vm,
