@@ -24,6 +24,8 @@ pub mod plan;
 pub mod render;
 pub mod root;
 pub mod setup;
+#[cfg(test)]
+mod stand_in;
 pub mod state;
 pub mod status;
 pub mod teardown;

@@ -1,23 +1,15 @@
 //! A filesystem that broke, for real where a loop device is to be had, and one that hangs, by a stand-in for stat(1).
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::*;
+use crate::stand_in::program;
 
-/// A stat(1) that does `script`. Written by a child, since a descriptor open for writing that another test's fork has
-/// inherited would make it "text file busy".
+/// A stat(1) that does `script`.
 fn stand_in(dir: &tempfile::TempDir, script: &str) -> PathBuf {
     let path = dir.path().join("stat");
-    let mut child = Command::new("sh")
-        .args(["-c", "rm -f \"$0\"; cat >\"$0\" && chmod 755 \"$0\""])
-        .arg(&path)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
+    program(&path, script);
     path
 }
 

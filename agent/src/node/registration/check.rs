@@ -111,24 +111,14 @@ impl Checker for Nodeadm<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-
     use super::*;
+    use crate::stand_in;
 
-    /// A nodeadm that does `script`. Written by a child, since a descriptor open for writing that another test's fork has
-    /// inherited makes it "text file busy".
+    /// Of a nodeadm that does `script`.
     fn answer(script: &str) -> Answer {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("nodeadm");
-        let mut child = Command::new("sh")
-            .args(["-c", "cat >\"$0\" && chmod 700 \"$0\""])
-            .arg(&program)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
-        assert!(child.wait().unwrap().success());
+        stand_in::program(&program, script);
         let root = Root::new(dir.path());
         Nodeadm { root: &root, program: Some(program) }.check("text")
     }

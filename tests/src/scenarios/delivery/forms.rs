@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::launch::{Launch, karpenter as merged, mime, render, sha256};
+use super::launch::{Launch, karpenter as merged, mime};
 use crate::boot::BlankDrives;
 use crate::drive::{DriveSpec, GIB};
 use crate::image::Guest;
@@ -16,24 +16,12 @@ const LIMIT: usize = 16_384;
 
 /// What the agent prints for this instance.
 fn script(launch: &Launch<'_, '_>, kind: &str) -> Result<String> {
-    let sum = sha256(&launch.files.join("nvme-agent"))?;
-    render(&[kind, "--url-x86-64", &launch.agent_url(), "--sha256-x86-64", &sum, "--on-failure", "taint"])
+    launch.render(kind, &["--on-failure", "taint"])
 }
 
 /// The script in the EC2NodeClass that README's way makes, with a web server for the bucket.
 fn node_class(launch: &Launch<'_, '_>) -> Result<String> {
-    let sum = sha256(&launch.files.join("nvme-agent"))?;
-    let yaml = render(&[
-        "nodeclass",
-        "--cluster",
-        "lab",
-        "--role",
-        "KarpenterNodeRole-lab",
-        "--url-x86-64",
-        &launch.agent_url(),
-        "--sha256-x86-64",
-        &sum,
-    ])?;
+    let yaml = launch.render("nodeclass", &["--cluster", "lab", "--role", "KarpenterNodeRole-lab"])?;
     let class: Value = serde_saphyr::from_str(&yaml).context("what render printed is not YAML")?;
     class["spec"]["userData"].as_str().map(str::to_owned).context("no spec.userData")
 }
@@ -116,7 +104,7 @@ pub fn baked(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::TrixieCloudInit, |vm| {
         vm.add(&DriveSpec::many(2, 4 * GIB))?;
         let mut launch = Launch::image(vm)?;
-        let agent = launch.files.join("nvme-agent");
+        let agent = launch.agent();
         launch.eks.vm.push(&agent, "/usr/bin/nvme-agent")?;
         launch.eks.install("")?;
         let (boot, registered) = launch.boot("")?;

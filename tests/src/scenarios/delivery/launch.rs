@@ -52,9 +52,9 @@ printf '[Unit]\\nBefore=cloud-final.service\\n' > /etc/systemd/system/nodeadm-co
 pub struct Launch<'v, 'lab> {
     pub eks: Eks<'v, 'lab>,
     /// What the server hands out.
-    pub files: PathBuf,
+    files: PathBuf,
     /// `http://10.0.2.2:PORT`.
-    pub url: String,
+    url: String,
     imds: PathBuf,
 }
 
@@ -101,27 +101,34 @@ impl<'v, 'lab> Launch<'v, 'lab> {
         Ok(Launch { eks, files, url: format!("http://10.0.2.2:{port}"), imds })
     }
 
-    /// Where the agent is to be had.
-    pub fn agent_url(&self) -> String {
-        format!("{}/{BINARY}", self.url)
+    /// The agent, as the server has it.
+    pub fn agent(&self) -> PathBuf {
+        self.files.join(BINARY)
+    }
+
+    /// What `nvme-agent render WHAT` prints with the server's agent.
+    pub fn render(&self, what: &str, more: &[&str]) -> Result<String> {
+        let (url, sum) = (format!("{}/{BINARY}", self.url), sha256(&self.agent())?);
+        let agent = [what, "--url-x86-64", &url, "--sha256-x86-64", &sum];
+        render(&[&agent[..], more].concat())
     }
 
     /// The launch of an instance where nothing is registered.
     pub fn boot_alone(&mut self, user_data: &str) -> Result<Boot> {
-        self.hand_out(user_data)?;
-        let order: Vec<usize> = (0..self.eks.vm.drives.len()).collect();
+        let order = self.hand_out(user_data)?;
         self.eks.vm.boot_again(&order, BlankDrives::Keep)
     }
 
-    fn hand_out(&self, user_data: &str) -> Result<()> {
+    /// For the boot that comes; returns the order of its drives, which is that of their making.
+    fn hand_out(&self, user_data: &str) -> Result<Vec<usize>> {
         let path = self.imds.join("user-data");
-        fs::write(&path, user_data).with_context(|| format!("write {}", path.display()))
+        fs::write(&path, user_data).with_context(|| format!("write {}", path.display()))?;
+        Ok((0..self.eks.vm.drives.len()).collect())
     }
 
     /// The launch: what the Node was registered with, where nodeadm-run got that far.
     pub fn boot(&mut self, user_data: &str) -> Result<(Boot, Option<Registered>)> {
-        self.hand_out(user_data)?;
-        let order: Vec<usize> = (0..self.eks.vm.drives.len()).collect();
+        let order = self.hand_out(user_data)?;
         self.eks.boot(&order, BlankDrives::Keep)
     }
 }
