@@ -21,6 +21,7 @@ pub mod node;
 pub mod observe;
 pub mod persist;
 pub mod plan;
+pub mod probe;
 pub mod render;
 pub mod root;
 pub mod setup;

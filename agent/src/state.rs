@@ -1,5 +1,6 @@
 //! The state file, `/run/nvme-agent/state.json`: what the last setup of this boot came to.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -122,6 +123,8 @@ pub struct State {
     pub filesystem: String,
     /// Serial numbers of the drives, sorted.
     pub serials: Vec<String>,
+    /// Media errors that the drives counted when this setup ended, by serial number; of those that said so.
+    pub media_errors: BTreeMap<String, u64>,
     pub drives: u32,
     /// Size of the filesystem's device.
     pub capacity_gib: u64,

@@ -1,30 +1,36 @@
 //! status: what is there now, how it is, and why.
 //!
 //! The state file says what the last setup of this boot came to; whether that still holds is judged from the live
-//! machine. Nothing here writes, or fails because one part cannot be read: the report says which. The one program that is
-//! started is stat(1), with a deadline.
+//! machine. Nothing here writes to a device, or fails because one part cannot be read: the report says which. Whoever may
+//! never answer (the filesystem, the drives) is asked by children of their own, see [`crate::probe`].
 
-mod answer;
 mod judge;
 mod live;
 mod node;
 mod parts;
 mod text;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::probe::smart::Smart;
+use crate::probe::statistics::Statistics;
 use crate::root::Root;
 use crate::state::{State, StepTime, rfc3339};
 
 pub use judge::judge;
-pub use live::{Live, Usage};
+pub use live::Live;
 pub use node::{NodePart, ReportedPart};
 
 /// Format of the JSON. Grows when a field changes its meaning or goes, not when one is added.
 pub const SCHEMA: u32 = 1;
+
+/// How long devices and filesystems may take to answer somebody who looks at a terminal, or over SSM.
+pub const PATIENCE: Duration = Duration::from_millis(1200);
+/// The same where nobody waits and a wrong word costs a node: a drive at its limits may be slow.
+pub const UNATTENDED_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +83,13 @@ pub struct Report {
     pub message: String,
     /// What to do next; none where nothing needs doing.
     pub next: Option<String>,
+    /// All that was found wrong, the worst first: state, reason, message and next action are those of the first, where
+    /// there is one.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+    /// What may become a problem, and changes no verdict, such as a filesystem that is nearly full.
+    #[serde(default)]
+    pub warnings: Vec<Finding>,
     /// Since when the last setup's verdict holds; none where the live machine says otherwise, or setup has not run.
     pub since: Option<String>,
     /// `raid0`, `single`; empty where there is no storage.
@@ -100,6 +113,18 @@ pub struct Report {
     pub unreadable: Vec<String>,
 }
 
+/// One thing that is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// CamelCase; `status --explain` says more.
+    pub reason: String,
+    /// What it makes of the verdict by itself.
+    pub state: Verdict,
+    /// One sentence.
+    pub message: String,
+    pub next: String,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MountPart {
     pub source: String,
@@ -112,6 +137,11 @@ pub struct MountPart {
     pub used_bytes: Option<u64>,
     /// In bytes, for unprivileged users.
     pub available_bytes: Option<u64>,
+    /// None where it could not be read, or the filesystem makes them as it goes.
+    #[serde(default)]
+    pub inodes: Option<u64>,
+    #[serde(default)]
+    pub inodes_used: Option<u64>,
     /// It is the filesystem that setup mounted and verified.
     pub ours: bool,
     /// Errors that the kernel has found in it since it was last checked; none where it does not count them.
@@ -127,10 +157,19 @@ pub struct ArrayPart {
     /// As the kernel says it: `clean`, `readonly`, `broken` ...
     pub state: String,
     pub chunk_bytes: u64,
-    pub members: Vec<String>,
+    /// By slot.
+    pub members: Vec<MemberPart>,
     /// How many there must be.
     pub raid_disks: u32,
     pub uuid: Option<uuid::Uuid>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberPart {
+    /// Kernel name, such as `nvme1n1`.
+    pub device: String,
+    /// As the kernel says it: `in_sync`, `faulty` ...; empty where it does not.
+    pub state: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -144,6 +183,21 @@ pub struct DrivePart {
     pub state: String,
     /// setup used it.
     pub used: bool,
+    /// Log page 0x02; none where `not_asked` says why, or the drive has no such page.
+    #[serde(default)]
+    pub smart: Option<Smart>,
+    /// How many media errors there are more than at the last setup; none where either is not known.
+    #[serde(default)]
+    pub new_media_errors: Option<u64>,
+    /// EC2's own counters; none where `not_asked` says why, or the drive has no such page.
+    #[serde(default)]
+    pub statistics: Option<Statistics>,
+    /// Why a read of the drive failed; none where it did not, or was not tried.
+    #[serde(default)]
+    pub read_error: Option<String>,
+    /// Why the drive has not said all, such as `needs root` or `does not answer within 1.2 s`.
+    #[serde(default)]
+    pub not_asked: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +219,9 @@ pub struct PersistencePart {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPart {
+    /// On EC2, where the hypervisor says it as the product's name (DMI).
+    #[serde(default)]
+    pub instance_type: Option<String>,
     /// As `uname -r` says it; none where it could not be read, as all of these.
     pub kernel: Option<String>,
     /// In seconds.
@@ -175,8 +232,9 @@ pub struct HostPart {
     pub memory_available_bytes: Option<u64>,
 }
 
-/// Looks at the machine under `root` and judges it. `problems` are the caller's own, to be told along.
-pub fn report(root: &Root, config: &Config, problems: Vec<String>) -> Report {
+/// Looks at the machine under `root` and judges it. `problems` are the caller's own, to be told along. Devices and the
+/// filesystem may take `patience` to answer, all together.
+pub fn report(root: &Root, config: &Config, problems: Vec<String>, patience: Duration) -> Report {
     let mut unreadable = problems;
     let state = State::load(root).unwrap_or_else(|error| {
         unreadable.push(error.to_string());
@@ -185,7 +243,7 @@ pub fn report(root: &Root, config: &Config, problems: Vec<String>) -> Report {
     // What was set up is where the state file says, whatever is configured by now.
     let target =
         state.as_ref().map(|s| s.target.as_str()).filter(|t| !t.is_empty()).unwrap_or(&config.target);
-    let mut live = Live::look(root, config, target);
+    let mut live = Live::look(root, config, target, patience);
     unreadable.append(&mut live.problems);
     live.problems = unreadable;
     let report = judge(config, state.as_ref(), &live, &rfc3339(SystemTime::now()));

@@ -26,7 +26,7 @@ pub fn run(context: &Context, args: &Args) -> Result<u8> {
             (salvaged.config, vec![format!("configuration: {error}")])
         }
     };
-    let report = status::report(&context.root, &config, problems);
+    let report = status::report(&context.root, &config, problems, status::PATIENCE);
     match args.output {
         Format::Text => output::text(&report.to_string())?,
         Format::Json => output::json(&report)?,

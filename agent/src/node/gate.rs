@@ -84,7 +84,7 @@ pub fn gate(root: &Root, config: &Config) -> Verdict {
 
 /// What setup came to, unless the machine says otherwise by now.
 fn confirmed(root: &Root, config: &Config, mut state: State) -> State {
-    let report = status::report(root, config, Vec::new());
+    let report = status::report(root, config, Vec::new(), status::UNATTENDED_PATIENCE);
     let health = match report.state {
         Now::Ready => Health::Ready,
         Now::Degraded => Health::Degraded,

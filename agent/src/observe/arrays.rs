@@ -20,6 +20,7 @@ pub fn find(sysfs: &Sysfs<'_>) -> Result<Vec<Array>> {
         let text = |attr: &str| attribute(md.join(attr)).unwrap_or_default();
         let state = text("array_state");
         let ro = attribute(sysfs.dir(&name).join("ro")).is_some_and(|ro| ro != "0");
+        let (members, member_states) = members(sysfs, &name)?;
         arrays.push(Array {
             dev: sysfs.dev(&name).unwrap_or_default(),
             level: text("level"),
@@ -27,7 +28,8 @@ pub fn find(sysfs: &Sysfs<'_>) -> Result<Vec<Array>> {
             chunk_bytes: number(md.join("chunk_size")).unwrap_or(0),
             sectors: number(sysfs.dir(&name).join("size")).unwrap_or(0),
             uuid: Uuid::try_parse(&text("uuid")).ok().filter(|uuid| !uuid.is_nil()),
-            members: members(sysfs, &name)?,
+            members,
+            member_states,
             read_only: ro || matches!(state.as_str(), "readonly" | "read-auto"),
             state,
             name,
@@ -42,18 +44,19 @@ fn leading_number(text: &str) -> u32 {
     text.split_ascii_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0)
 }
 
-/// Kernel names of the members, by slot; those without one (`none`) last.
-fn members(sysfs: &Sysfs<'_>, array: &str) -> Result<Vec<String>> {
+/// Kernel names of the members and the state of each, by slot; those without one (`none`) last.
+fn members(sysfs: &Sysfs<'_>, array: &str) -> Result<(Vec<String>, Vec<String>)> {
     let md = sysfs.dir(array).join("md");
     let mut members = Vec::new();
     for entry in sysfs::names(&md)? {
         let Some(name) = entry.strip_prefix("dev-") else { continue };
         let slot = number(md.join(&entry).join("slot")).unwrap_or(u64::MAX);
         let name = sysfs::leads_to(md.join(&entry).join("block")).unwrap_or_else(|| name.to_owned());
-        members.push((slot, name));
+        let state = attribute(md.join(&entry).join("state")).unwrap_or_default();
+        members.push((slot, name, state));
     }
     members.sort_unstable();
-    Ok(members.into_iter().map(|(_, name)| name).collect())
+    Ok(members.into_iter().map(|(_, name, state)| (name, state)).unzip())
 }
 
 /// Older kernels do not say the set's UUID: then it is what the members' superblocks agree on.

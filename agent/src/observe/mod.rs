@@ -233,6 +233,9 @@ pub struct Array {
     pub uuid: Option<Uuid>,
     /// Kernel names of the members, such as `nvme1n1`, ordered by role where it is known.
     pub members: Vec<String>,
+    /// What the kernel says of each of them: `in_sync`, `faulty` ...; empty where it does not.
+    #[serde(default)]
+    pub member_states: Vec<String>,
     pub read_only: bool,
     /// What is on it, where it runs and any of its members is a candidate drive.
     pub content: Content,

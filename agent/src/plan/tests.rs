@@ -84,6 +84,7 @@ pub(super) fn array(name: &str, state: &str, members: u32, content: Content) -> 
         sectors: 1 << 24,
         uuid: Some(SET),
         members: (1..=members).map(|n| format!("nvme{n}n1")).collect(),
+        member_states: vec!["in_sync".into(); members as usize],
         read_only: state == "readonly",
         content,
         uses: Vec::new(),

@@ -1,5 +1,6 @@
 //! One run of setup on its way from what is there to what was promised, and back where it fails.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::node::registration;
 use crate::observe::{self, Examine, How, Inventory};
 use crate::persist::{FSTAB_PATH, atomic, fstab};
 use crate::plan::{self, Outcome, Plan, Promise, Step};
+use crate::probe::{self, Answer, drive::Said};
 use crate::root::Root;
 use crate::state::{State, StepTime, Trigger};
 use crate::teardown;
@@ -19,6 +21,8 @@ use crate::verify::verify;
 
 /// Between two looks for a member that is missing.
 const PAUSE: Duration = Duration::from_millis(250);
+/// How long the drives may take to say what they count.
+const PROBE_TIME: Duration = Duration::from_secs(1);
 /// Assemble, look, make: more rounds than three mean that something undoes what we do.
 const ROUNDS: usize = 3;
 
@@ -35,6 +39,8 @@ pub(super) struct Session {
     assembled: Vec<PathBuf>,
     pub(super) promise: Option<Promise>,
     pub(super) capacity: u64,
+    /// Media errors that the drives count, by serial number.
+    pub(super) media_errors: BTreeMap<String, u64>,
     /// `teardown --at-next-boot` was left for this run, which did that and nothing else.
     pub(super) torn_down: bool,
 }
@@ -118,7 +124,7 @@ impl Session {
             self.problems = plan.problems.iter().cloned().chain(context.problems()).collect();
             self.promise = plan.promise.clone();
             let verified = match &plan.promise {
-                Some(promise) => self.verify(root, config, promise),
+                Some(promise) => self.verify(root, config, &plan, promise),
                 None => Ok(()),
             };
             // Also where verify found fault. Only at boot are there jobs (tmp.mount) that wait for us and must find systemd
@@ -135,9 +141,13 @@ impl Session {
         )))
     }
 
-    fn verify(&mut self, root: &Root, config: &Config, promise: &Promise) -> Result<()> {
+    fn verify(&mut self, root: &Root, config: &Config, plan: &Plan, promise: &Promise) -> Result<()> {
         let after = observe::observe(root, config, How { examine: Examine::Target, wait: false })?;
         self.capacity = capacity(&after, promise);
+        // Where nothing was done, what an earlier run noted stays.
+        if !plan.is_idle() {
+            self.media_errors = media_errors(root, &after);
+        }
         self.problems.extend(verify(&after, promise)?);
         Ok(())
     }
@@ -185,6 +195,14 @@ fn capacity(inventory: &Inventory, promise: &Promise) -> u64 {
     let array = inventory.arrays.iter().find(|a| a.name == promise.device).map(|a| a.sectors);
     let drive = || inventory.drives.iter().find(|d| d.name == promise.device).map(|d| d.sectors);
     array.or_else(drive).unwrap_or_default() * 512
+}
+
+/// What the drives count by now, so that `status` sees more of them. By the way: who does not answer is left out.
+fn media_errors(root: &Root, inventory: &Inventory) -> BTreeMap<String, u64> {
+    let answers = probe::ask(root, &inventory.drives, None, PROBE_TIME).drives;
+    let errors = |answer: Result<Answer<Said>>| Some(answer.ok()?.said.smart?.media_errors);
+    let counted = inventory.drives.iter().zip(answers);
+    counted.filter_map(|(drive, answer)| Some((drive.serial.clone(), errors(answer)?))).collect()
 }
 
 /// Comments our fstab line out and has systemd read it, unless something is mounted from a device at the target.

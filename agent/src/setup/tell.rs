@@ -60,6 +60,10 @@ impl Session {
             tell_node(root, config, &before);
             return Ok(before);
         }
+        if let Ok(Some(before)) = State::load(root) {
+            // Errors since the first setup of this boot are errors still.
+            state.media_errors.extend(before.media_errors);
+        }
         let written = state.write(root);
         tell_node(root, config, &state);
         written.map(|()| state)
@@ -84,6 +88,7 @@ impl Session {
             state.fs_uuid.clone_from(&promise.fs_uuid);
             state.filesystem.clone_from(&promise.filesystem);
             state.serials.clone_from(&promise.serials);
+            state.media_errors.clone_from(&self.media_errors);
             state.drives = u32::try_from(promise.serials.len()).unwrap_or(u32::MAX);
         }
     }

@@ -5,8 +5,11 @@ use uuid::Uuid;
 use super::*;
 use crate::node::registration::{Registration, Way};
 use crate::observe::{DevNum, Mount, Skipped};
+use crate::probe::filesystem::Usage;
+use crate::probe::smart::Smart;
+use crate::probe::{Answer, drive::Said};
 use crate::state::{StepTime, Trigger};
-use crate::status::{HostPart, ReportedPart, Usage};
+use crate::status::{HostPart, ReportedPart};
 
 const FS: &str = "0b1c2d3e-0000-4000-8000-000000000001";
 const TIME: &str = "2026-07-26T12:00:00Z";
@@ -109,16 +112,33 @@ fn machine(n: usize) -> (State, Live) {
             ..Mount::default()
         },
     ];
+    let smart = Smart {
+        temperature_celsius: Some(38),
+        spare_percent: 100,
+        spare_threshold_percent: 10,
+        ..Smart::default()
+    };
+    let said = Said { smart: Some(smart), read: Some(0), ..Said::default() };
+    let health =
+        drives.iter().map(|d| (d.name.clone(), Answer { said: said.clone(), silent: None })).collect();
     let live = Live {
         mounts: Some(mounts),
         drives: Some(drives),
         others: Vec::new(),
         arrays: Some(if single { Vec::new() } else { vec![array] }),
         fstab: Some(format!("UUID={FS} /tmp ext4 noatime,nofail 0 0\n")),
-        usage: Some(Usage { size: 59 << 40, used: 600 << 30, available: 58 << 40 }),
+        health,
+        usage: Some(Usage {
+            size: 59 << 40,
+            used: 600 << 30,
+            available: 58 << 40,
+            inodes: 1 << 32,
+            inodes_used: 1 << 20,
+        }),
         broken: None,
         errors: Some(0),
         host: Some(HostPart {
+            instance_type: Some("i4i.32xlarge".into()),
             kernel: Some("6.12.46-66.121.amzn2023.x86_64".into()),
             uptime_s: Some(7300),
             memory_bytes: Some(123 << 30),

@@ -1,18 +1,20 @@
 //! What status looks at: each part by itself, so that one that cannot be read takes no other with it.
 //!
-//! sysfs, proc and fstab, which never wait for a device; the filesystem itself is asked by a child, which may. Drives
-//! are not asked who they are.
+//! sysfs, proc and fstab, which never wait for a device; the filesystem and the drives are asked by children, which may.
 
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sysinfo::{MemoryRefreshKind, Product, RefreshKind, System};
 
 use super::HostPart;
-use super::answer::{self, Answer};
 use crate::config::Config;
 use crate::error::Result;
-use crate::exec;
 use crate::observe::sysfs::{self, Sysfs};
 use crate::observe::{Array, Drive, Mount, Skipped, arrays, drives, mounts};
 use crate::persist::atomic;
+use crate::probe::filesystem::Usage;
+use crate::probe::{self, Answer};
 use crate::root::Root;
 
 /// The parts; none where one could not be read, and then `problems` says why.
@@ -25,6 +27,8 @@ pub struct Live {
     pub arrays: Option<Vec<Array>>,
     /// Text of fstab; empty where there is none.
     pub fstab: Option<String>,
+    /// What the drives say of themselves, by kernel name; none of another root's.
+    pub health: BTreeMap<String, Answer<probe::drive::Said>>,
     /// Of what is mounted on the target.
     pub usage: Option<Usage>,
     /// Why what is mounted on the target cannot be used, such as `says "Input/output error"`; none where it answers, or
@@ -38,18 +42,10 @@ pub struct Live {
     pub problems: Vec<String>,
 }
 
-/// Space of a filesystem, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub size: u64,
-    pub used: u64,
-    /// For unprivileged users.
-    pub available: u64,
-}
-
 impl Live {
-    /// Looks at the machine under `root`; `target` is where the filesystem ought to be.
-    pub fn look(root: &Root, config: &Config, target: &str) -> Live {
+    /// Looks at the machine under `root`; `target` is where the filesystem ought to be. Who is asked by a child may take
+    /// `patience` to answer, all of them together.
+    pub fn look(root: &Root, config: &Config, target: &str, patience: Duration) -> Live {
         let mut live = Live::default();
         let sysfs = Sysfs::new(root);
         live.mounts = live.keep(mounts::read(root));
@@ -67,13 +63,8 @@ impl Live {
         // A directory that is no mount would answer for the root filesystem; a network filesystem or FUSE, mounted there by
         // somebody, may never do so.
         let local = |mount: &Mount| !mounts::is_anonymous(mount.dev) || mount.fs_type == "tmpfs";
-        if root.is_host() && mounted.is_some_and(local) {
-            let stat = exec::find_program(root, "stat").ok_or_else(answer::nobody);
-            match live.keep(stat.and_then(|stat| answer::ask(&stat, target))) {
-                Some(Answer::Alive(usage)) => live.usage = usage,
-                Some(Answer::Broken(why)) => live.broken = Some(why),
-                None => {}
-            }
+        if root.is_host() {
+            live.ask(root, mounted.filter(|mount| local(mount)).map(|_| target), patience);
         }
         live.errors = mounted.and_then(|mount| errors(&sysfs, mount));
         if root.is_host() {
@@ -82,6 +73,21 @@ impl Live {
             live.problems.extend(problems);
         }
         live
+    }
+
+    /// Asks the drives, and the filesystem at `target`.
+    fn ask(&mut self, root: &Root, target: Option<&str>, patience: Duration) {
+        let drives = self.drives.clone().unwrap_or_default();
+        let answers = probe::ask(root, &drives, target, patience);
+        for (drive, answer) in drives.iter().zip(answers.drives) {
+            if let Some(answer) = self.keep(answer) {
+                self.health.insert(drive.name.clone(), answer);
+            }
+        }
+        if let Some(answer) = answers.filesystem.and_then(|answer| self.keep(answer)) {
+            self.usage = answer.said.usage;
+            self.broken = answer.silent.or_else(|| answer.said.broken());
+        }
     }
 
     fn keep<T>(&mut self, part: Result<T>) -> Option<T> {
@@ -102,12 +108,23 @@ fn host() -> (HostPart, Vec<String>) {
     let ram = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(ram).map_err(|e| missing("memory", e)).ok();
     let host = HostPart {
+        instance_type: Product::name().ok().and_then(|name| instance_type(&name)),
         kernel: System::kernel_version().map_err(|e| missing("kernel release", e)).ok(),
         uptime_s: System::uptime().map_err(|e| missing("uptime", e)).ok(),
         memory_bytes: system.as_ref().map(System::total_memory),
         memory_available_bytes: system.as_ref().map(System::available_memory),
     };
     (host, problems)
+}
+
+/// What Nitro says as the product's name, such as `m6id.large`; Xen and other machines say something else.
+fn instance_type(product: &str) -> Option<String> {
+    let part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    let name = product.trim();
+    let (family, size) = name.split_once('.')?;
+    (part(family) && part(size)).then(|| name.to_owned())
 }
 
 /// `errors_count` of ext4 (Documentation/ABI/testing/sysfs-fs-ext4). The kernel keeps it in the superblock: only a check
@@ -118,4 +135,18 @@ fn errors(sysfs: &Sysfs<'_>, mount: &Mount) -> Option<u64> {
     }
     let name = sysfs.name_of(mount.dev)?;
     sysfs::number(sysfs.root().join("/sys/fs/ext4").join(name).join("errors_count"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_type_is_told_from_other_products() {
+        assert_eq!(instance_type("m6id.large\n").as_deref(), Some("m6id.large"));
+        assert_eq!(instance_type("u7i-12tb.224xlarge").as_deref(), Some("u7i-12tb.224xlarge"));
+        for other in ["HVM domU", "Standard PC (Q35 + ICH9, 2009)", "", "a.", "1.2 b"] {
+            assert_eq!(instance_type(other), None, "{other}");
+        }
+    }
 }

@@ -2,10 +2,12 @@
 
 use crate::observe::{Array, Mount};
 use crate::persist::fstab;
+use crate::probe::Answer;
+use crate::probe::drive::Said;
 use crate::state::State;
 
 use super::live::Live;
-use super::{ArrayPart, DrivePart, MountPart, PersistencePart, SetupPart};
+use super::{ArrayPart, DrivePart, MemberPart, MountPart, PersistencePart, SetupPart};
 
 /// The mount is that of the device that setup mounted: by its number, where the kernel's lists are readable.
 pub(super) fn is_ours(mount: &Mount, state: &State, live: &Live) -> bool {
@@ -40,6 +42,8 @@ pub(super) fn mount_part(mount: &Mount, state: Option<&State>, live: &Live) -> M
         size_bytes: live.usage.map(|usage| usage.size),
         used_bytes: live.usage.map(|usage| usage.used),
         available_bytes: live.usage.map(|usage| usage.available),
+        inodes: live.usage.map(|usage| usage.inodes).filter(|inodes| *inodes > 0),
+        inodes_used: live.usage.filter(|usage| usage.inodes > 0).map(|usage| usage.inodes_used),
         ours: state.is_some_and(|state| is_ours(mount, state, live)),
         errors: live.errors,
     }
@@ -60,7 +64,15 @@ pub(super) fn array_part(array: &Array) -> ArrayPart {
         level: array.level.clone(),
         state: array.state.clone(),
         chunk_bytes: array.chunk_bytes,
-        members: array.members.clone(),
+        members: array
+            .members
+            .iter()
+            .enumerate()
+            .map(|(slot, device)| MemberPart {
+                device: device.clone(),
+                state: array.member_states.get(slot).cloned().unwrap_or_default(),
+            })
+            .collect(),
         raid_disks: array.raid_disks,
         uuid: array.uuid,
     }
@@ -71,13 +83,18 @@ pub(super) fn drives(state: Option<&State>, live: &Live) -> Vec<DrivePart> {
     let used: &[String] = state.map_or(&[], |state| &state.serials);
     let mut parts: Vec<DrivePart> = found
         .iter()
-        .map(|drive| DrivePart {
-            device: drive.name.clone(),
-            serial: drive.serial.clone(),
-            model: drive.model.clone(),
-            size_bytes: drive.sectors.saturating_mul(512),
-            state: drive.state.clone(),
-            used: used.contains(&drive.serial),
+        .map(|drive| {
+            let known = state.and_then(|state| state.media_errors.get(&drive.serial)).copied();
+            let part = DrivePart {
+                device: drive.name.clone(),
+                serial: drive.serial.clone(),
+                model: drive.model.clone(),
+                size_bytes: drive.sectors.saturating_mul(512),
+                state: drive.state.clone(),
+                used: used.contains(&drive.serial),
+                ..DrivePart::default()
+            };
+            with_health(part, live.health.get(&drive.name), known)
         })
         .collect();
     for serial in used.iter().filter(|serial| !found.iter().any(|drive| drive.serial == **serial)) {
@@ -89,10 +106,25 @@ pub(super) fn drives(state: Option<&State>, live: &Live) -> Vec<DrivePart> {
             size_bytes: 0,
             state: if other.is_some() { "unmatched" } else { "missing" }.into(),
             used: true,
+            ..DrivePart::default()
         });
     }
     parts.sort_by(|a, b| a.serial.cmp(&b.serial));
     parts
+}
+
+/// `known`: media errors at the last setup.
+fn with_health(part: DrivePart, answer: Option<&Answer<Said>>, known: Option<u64>) -> DrivePart {
+    let Some(Answer { said, silent }) = answer else { return part };
+    let errors = said.smart.as_ref().map(|smart| smart.media_errors);
+    DrivePart {
+        new_media_errors: errors.zip(known).map(|(now, then)| now.saturating_sub(then)),
+        smart: said.smart.clone(),
+        statistics: said.statistics.clone(),
+        read_error: said.unreadable(),
+        not_asked: silent.clone().or_else(|| said.refusal()),
+        ..part
+    }
 }
 
 pub(super) fn setup_part(state: &State) -> SetupPart {

@@ -12,7 +12,7 @@ use crate::status::{self, Verdict};
 ///
 /// `since` stays what it was while state and reason stay, across ticks, for which the memory at `memory` is asked.
 pub fn observe(root: &Root, config: &Config, memory: &Path) -> State {
-    let report = status::report(root, config, Vec::new());
+    let report = status::report(root, config, Vec::new(), status::UNATTENDED_PATIENCE);
     let mut state = match State::load(root) {
         Ok(Some(state)) => state,
         _ => State::new(root, Health::Failed, "", ""),

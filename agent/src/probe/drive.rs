@@ -1,0 +1,202 @@
+//! What a drive says of itself, and whether it can be read.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::Question;
+use super::smart::{self, Smart};
+use super::statistics::{self, Statistics};
+use crate::ioctl::nvme;
+use crate::observe::{DevNum, Drive};
+
+/// What is read: where the superblocks of md (at 4096), ext4 (1024) and xfs (0) are. In bytes, as the alignment.
+const READ: usize = 8192;
+/// The alignment that every drive takes for reads past the page cache.
+const ALIGN: usize = 4096;
+
+/// What a drive said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Why it could not be asked at all, as an errno; 0 where it could.
+    pub closed: i32,
+    /// None where the drive has no such page.
+    pub smart: Option<Smart>,
+    /// None where the drive has no such page: it is not one of EC2's.
+    pub statistics: Option<Statistics>,
+    /// Of the read: 0 where it worked, an errno otherwise; none where it was not tried, or has not come back.
+    pub read: Option<i32>,
+}
+
+impl Said {
+    /// What the bytes of the answer say, as far as they go.
+    pub(super) fn understand(bytes: &[u8]) -> Said {
+        let mut said = Said::default();
+        let mut rest = bytes;
+        while let Some((part, errno, data, after)) = next(rest) {
+            match part {
+                part if part == Part::Open as u8 => said.closed = errno,
+                part if part == Part::Smart as u8 => said.smart = smart::decode(data),
+                part if part == Part::Statistics as u8 => said.statistics = statistics::decode(data),
+                part if part == Part::Read as u8 => said.read = Some(errno),
+                _ => {}
+            }
+            rest = after;
+        }
+        said
+    }
+
+    /// In words why the drive could not be asked; none where it could.
+    pub fn refusal(&self) -> Option<String> {
+        match Errno::from_raw(self.closed) {
+            _ if self.closed == 0 => None,
+            Errno::EACCES | Errno::EPERM => Some("needs root".into()),
+            error => Some(format!("cannot be opened: {}", error.desc())),
+        }
+    }
+
+    /// In words why it cannot be read; none where it can, or nobody knows.
+    pub fn unreadable(&self) -> Option<String> {
+        self.read.filter(|errno| *errno != 0).map(|errno| Errno::from_raw(errno).desc().to_owned())
+    }
+}
+
+/// A part of the answer: a byte that says which, an errno, the length of what follows, all of it written at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Open = 1,
+    Smart = 2,
+    Statistics = 3,
+    Read = 4,
+}
+
+impl Question for Drive {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn ask(&self, answer: &mut File) {
+        let open = || {
+            // A name may have gone to another device since.
+            let file = File::open(self.path())?;
+            let number = file.metadata()?.rdev();
+            let found = DevNum { major: libc::major(number), minor: libc::minor(number) };
+            if found == self.dev { Ok(file) } else { Err(Errno::ENXIO.into()) }
+        };
+        let device = match open() {
+            Ok(device) => device,
+            Err(error) => return say(answer, Part::Open, Err(error)),
+        };
+        // Commands to the controller first: they may be answered where I/O is not.
+        say(answer, Part::Smart, nvme::get_log_page(&device, smart::PAGE, smart::LEN, 0));
+        say(answer, Part::Statistics, nvme::get_log_page(&device, statistics::PAGE, statistics::LEN, 0));
+        say(answer, Part::Read, self.read().map(|()| Vec::new()));
+    }
+}
+
+impl Drive {
+    /// Reads from the medium, past the page cache.
+    fn read(&self) -> io::Result<()> {
+        let device = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(self.path())?;
+        let mut room = vec![0_u8; READ + ALIGN];
+        let start = room.as_ptr().align_offset(ALIGN);
+        match room.get_mut(start..start + READ) {
+            Some(aligned) => device.read_exact_at(aligned, 0),
+            None => Err(Errno::ENOMEM.into()),
+        }
+    }
+}
+
+fn say(answer: &mut File, part: Part, said: io::Result<Vec<u8>>) {
+    let (errno, data) = match said {
+        Ok(data) => (0, data),
+        // A status of the controller has no errno.
+        Err(error) => (error.raw_os_error().unwrap_or(Errno::EREMOTEIO as i32), Vec::new()),
+    };
+    let mut bytes = vec![part as u8];
+    bytes.extend(errno.to_le_bytes());
+    bytes.extend((data.len() as u32).to_le_bytes());
+    bytes.extend(data);
+    let _ = answer.write_all(&bytes);
+}
+
+/// The first part of the answer and what comes after it; none at its end, or where it is cut off.
+fn next(bytes: &[u8]) -> Option<(u8, i32, &[u8], &[u8])> {
+    let (part, rest) = bytes.split_first()?;
+    let (errno, rest) = rest.split_first_chunk()?;
+    let (len, rest) = rest.split_first_chunk()?;
+    let (data, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+    Some((*part, i32::from_le_bytes(*errno), data, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::probe;
+    use crate::root::Root;
+
+    /// What a child would have written.
+    fn written(parts: impl FnOnce(&mut File)) -> Vec<u8> {
+        let mut file = tempfile::tempfile().unwrap();
+        parts(&mut file);
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_the_child_says_is_understood_as_far_as_it_goes() {
+        let mut page = vec![0; smart::LEN];
+        page[5] = 7;
+        let bytes = written(|answer| {
+            say(answer, Part::Smart, Ok(page));
+            say(answer, Part::Statistics, Err(io::Error::other("NVMe status")));
+            say(answer, Part::Read, Err(Errno::EIO.into()));
+        });
+        let said = Said::understand(&bytes);
+        assert_eq!((said.smart.clone().unwrap().wear_percent, said.statistics.clone()), (7, None));
+        assert_eq!((said.unreadable().as_deref(), said.refusal()), (Some("I/O error"), None));
+        let silent = Said::understand(&bytes[..bytes.len() - 9]);
+        assert_eq!((silent.smart, silent.read), (said.smart, None), "a read that does not come back");
+        assert_eq!(Said::understand(&bytes[..20]), Said::default());
+    }
+
+    #[test]
+    fn a_drive_that_may_not_be_opened_needs_root_and_one_that_is_gone_says_so() {
+        let said = |errno: Errno| {
+            let bytes = written(|answer| say(answer, Part::Open, Err(errno.into())));
+            Said::understand(&bytes).refusal()
+        };
+        assert_eq!(said(Errno::EACCES).as_deref(), Some("needs root"));
+        assert_eq!(said(Errno::ENOENT).as_deref(), Some("cannot be opened: No such file or directory"));
+    }
+
+    #[test]
+    fn another_device_of_that_name_is_not_asked() {
+        let drive = Drive { name: "null".into(), dev: DevNum { major: 1, minor: 5 }, ..Drive::default() };
+        let ask = |drive: &Drive| {
+            let drives = std::slice::from_ref(drive);
+            probe::ask(&Root::new("/"), drives, None, Duration::from_secs(20)).drives.remove(0).unwrap().said
+        };
+        let said = ask(&drive);
+        assert_eq!((said.closed, said.read), (Errno::ENXIO as i32, None));
+        let same = Drive { dev: DevNum { major: 1, minor: 3 }, ..drive };
+        let said = ask(&same);
+        assert_eq!((said.closed, said.smart.clone()), (0, None));
+        assert!(said.read.is_some_and(|errno| errno != 0), "/dev/null has nothing to read");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            Said::understand(&bytes);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Children that could not be killed, so that the next look leaves that device in peace.
+//!
+//! A note in /run for each, made when it is left behind. One of another boot is of no meaning there: /run is memory.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::unistd::Pid;
+
+use crate::root::Root;
+
+/// A file for whoever hangs, with the child's process id and when it was started.
+pub const HANGING_DIR: &str = "/run/nvme-agent/hanging";
+
+/// Since when a child of ours hangs in `name`: words for people; none where none does.
+pub fn since(root: &Root, name: &str) -> Option<String> {
+    let path = path(root, name);
+    let note = fs::read_to_string(&path).ok()?;
+    let (pid, start) = note.trim().split_once(' ')?;
+    let pid: i32 = pid.parse().ok()?;
+    if started(root, Pid::from_raw(pid)).as_deref() == Some(start) {
+        return Some(format!("does not answer: process {pid}, which asked it earlier, hangs in it"));
+    }
+    // It answered after all; only root may take the note away, and for others it says nothing any more.
+    let _ = fs::remove_file(path);
+    None
+}
+
+/// Notes that `child`, asking `name`, was left behind. Where that cannot be done (not root) each look leaves one behind.
+pub fn remember(root: &Root, name: &str, child: Pid) {
+    let Some(start) = started(root, child) else { return };
+    let path = path(root, name);
+    let written = path
+        .parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| fs::write(&path, format!("{child} {start}\n")));
+    if let Err(error) = written {
+        tracing::debug!("{}: cannot write: {error}", path.display());
+    }
+}
+
+fn path(root: &Root, name: &str) -> PathBuf {
+    root.join(HANGING_DIR).join(name.replace('/', "-"))
+}
+
+/// When the process was started, in ticks since boot: with it a process id is never mistaken for that of a later process.
+/// Field 22 of /proc/PID/stat (proc(5)); none where there is no such process, or only its end note.
+fn started(root: &Root, pid: Pid) -> Option<String> {
+    let stat = fs::read_to_string(root.join(format!("/proc/{pid}/stat"))).ok()?;
+    // The name, in parentheses, may have anything in it.
+    let mut rest = stat.rsplit_once(") ")?.1.split_ascii_whitespace();
+    match rest.next()? {
+        "Z" | "X" => None,
+        _ => rest.nth(18).map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_hangs_is_known_until_it_is_gone_and_a_later_process_is_no_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let live = |pid: i32, stat: &str| {
+            fs::create_dir_all(root.join(format!("/proc/{pid}"))).unwrap();
+            fs::write(root.join(format!("/proc/{pid}/stat")), stat).unwrap();
+        };
+        let stat = |state: &str, start: u32| {
+            format!("77 (a b) c) {state} 1 77 77 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {start} 0 0\n")
+        };
+        assert_eq!(since(&root, "nvme1n1"), None);
+        live(77, &stat("D", 4711));
+        remember(&root, "nvme1n1", Pid::from_raw(77));
+        let said = since(&root, "nvme1n1").unwrap();
+        assert!(said.contains("process 77"), "{said}");
+        assert_eq!(since(&root, "nvme2n1"), None);
+        live(77, &stat("S", 9999));
+        assert_eq!(since(&root, "nvme1n1"), None, "another process by now");
+        live(77, &stat("D", 4711));
+        assert_eq!(since(&root, "nvme1n1"), None, "and the note is gone");
+        remember(&root, "nvme1n1", Pid::from_raw(77));
+        live(77, &stat("Z", 4711));
+        assert_eq!(since(&root, "nvme1n1"), None, "it has ended");
+    }
+}
