@@ -24,6 +24,7 @@ use table::{Sample, Samples, Table, seconds};
 
 const OLD_SCRIPT: &str = include_str!("../fixtures/old-script.sh");
 const AGENT: &str = "nvme-agent setup";
+const STATUS: &str = "nvme-agent status";
 const SCRIPT: &str = "/root/old-script.sh";
 /// mkfs.ext4 of the old script writes gibibytes.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -42,6 +43,8 @@ pub struct Args {
 enum What {
     /// What ten thousand nodes ask of an API server, also of one that throttles
     Report(report::Args),
+    /// What status costs at 8 drives, by itself
+    Status,
 }
 
 /// Measures, and prints the table. False where a limit was missed.
@@ -61,11 +64,16 @@ pub fn run(args: &Args) -> Result<bool> {
     vm.write(SCRIPT, 0o755, OLD_SCRIPT.as_bytes())?;
     kit::remember(&mut vm)?;
     let mut bench = Bench { vm, table: Table::default(), rounds: args.rounds.max(1) };
-    let two = bench.two()?;
-    bench.four()?;
-    bench.twenty_four(&two)?;
-    bench.none()?;
-    bench.binary(&agent)?;
+    if let Some(What::Status) = &args.what {
+        bench.eight()?;
+    } else {
+        let two = bench.two()?;
+        bench.four()?;
+        bench.eight()?;
+        bench.twenty_four(&two)?;
+        bench.none()?;
+        bench.binary(&agent)?;
+    }
     println!("{}; guest: {}, 2 processors, emulated", host(), Guest::Trixie.name());
     println!("{}\n{}", bench.table.render(), bench.table.verdict());
     Ok(bench.table.missed() == 0)
@@ -99,7 +107,9 @@ impl Bench<'_> {
         self.run_once(AGENT)?;
         let many = 3 * self.rounds;
         let [status, nothing, truth] =
-            self.interleaved("2 drives that are set up", many, ["nvme-agent status", AGENT, "/bin/true"])?;
+            self.interleaved("2 drives that are set up", many, [STATUS, AGENT, "/bin/true"])?;
+        let measured = format!("{}; /bin/true {}", status.shown(), truth.shown());
+        self.table.at_most("status", measured, ratio(status.wall(), truth.wall()), (3.0, "x /bin/true"));
         let limit = (100.0, "ms");
         self.table.at_most(
             "setup with nothing to do, 2 drives",
@@ -107,8 +117,6 @@ impl Bench<'_> {
             millis(nothing.wall()),
             limit,
         );
-        let measured = format!("{}; /bin/true {}", status.shown(), truth.shown());
-        self.table.at_most("status", measured, ratio(status.wall(), truth.wall()), (3.0, "x /bin/true"));
         let least = nothing.0.iter().map(|sample| sample.rss).max().unwrap_or_default();
         self.table.note("peak RSS, nothing to do", format!("{:.1} MiB", mebibytes(least)));
         self.unplug()?;
@@ -129,6 +137,22 @@ impl Bench<'_> {
         let written = "written by setup at 4 x 1 TiB";
         self.table.at_most(written, shown(ours), mebibytes(ours.0), (64.0, "MiB"));
         self.table.at_most("left to ext4lazyinit by setup", shown(ours), mebibytes(ours.1), (1024.0, "MiB"));
+        self.unplug()
+    }
+
+    /// 8 drives: status, which asks each of them and the filesystem by a child of its own.
+    fn eight(&mut self) -> Result<()> {
+        self.plug(8)?;
+        self.run_once(AGENT)?;
+        let many = 3 * self.rounds;
+        let [status, truth] = self.interleaved("8 drives that are set up", many, [STATUS, "/bin/true"])?;
+        let measured = format!("{}; /bin/true {}", status.shown(), truth.shown());
+        let limit = (4.0, "x /bin/true");
+        self.table.at_most("status, 8 drives", measured, ratio(status.wall(), truth.wall()), limit);
+        let line = self.vm.ok(&format!("FLOOR_RSS=1 floor measure {STATUS}"))?;
+        let peak = Sample::parse(&line)?.own_rss;
+        let measured = format!("{:.1} MiB", mebibytes(peak));
+        self.table.at_most("peak RSS of status, 8 drives", measured, mebibytes(peak), (8.0, "MiB"));
         self.unplug()
     }
 

@@ -17,6 +17,7 @@ use crate::machine::{Instance, Machine, Memory, PORTS, Slot, Spec};
 use crate::snapshot::{MEMORY_MIB, Snapshot};
 
 mod drives;
+mod faults;
 
 /// How long a script may take unless the scenario says otherwise: far above what any should, for a slow host.
 pub const SCRIPT_DEADLINE: Duration = Duration::from_secs(120);

@@ -28,6 +28,7 @@ mod oracle;
 mod packages;
 mod refusal;
 mod rig;
+mod status;
 mod teardown;
 
 /// All of them, in the order in which they run. One a line, so that branches merge.
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Scenario> {
         errors::SCENARIOS,
         fstab::SCENARIOS,
         exec::SCENARIOS,
+        status::SCENARIOS,
         refusal::SCENARIOS,
         teardown::SCENARIOS,
         crash::SCENARIOS,
