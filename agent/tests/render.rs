@@ -358,6 +358,7 @@ fn a_wrong_option_is_refused_by_its_name() {
         (pool(&["--zone", "eu-west-1"]), 4, "--zone", "such as eu-west-1a"),
         (pool(&["--cpu-limit", "0"]), 2, "--cpu-limit", "0 is not in"),
         (pool(&["--node-label", "nvme-agent.e6data.com/state=ready"]), 4, "--node-label", "write it itself"),
+        (pool(&["--node-label", "nvme-agent.e6data.com/version=1"]), 4, "--node-label", "write it itself"),
         (pool(&["--node-label", "karpenter.sh/x=y"]), 4, "--node-label", "Karpenter's own"),
         (pool(&["--ami-family", "bottlerocket"]), 4, "--ami-family", "runs no scripts"),
         (with(&["launch-template"], &["--ami", "ami-01"]), 2, "--cluster", "required"),
