@@ -98,7 +98,7 @@ impl Publisher {
         text.lines().nth(1).unwrap().to_owned()
     }
 
-    /// The signature of `text`: `-H` as minisign makes it now, `-l` as it did before version 0.8.
+    /// The signature of `text`: `-H` as minisign makes it now, `-l` as older versions did.
     fn sign(&self, text: &str, form: &str) -> String {
         fs::write(self.0.path().join("file"), text).unwrap();
         let output =
@@ -271,6 +271,18 @@ fn an_openssl_that_knows_no_ed25519_is_a_failed_fetch_with_its_reason() {
         assert_eq!(image.read(NODEADM_HOOK).as_deref(), Some(GATE));
         assert_eq!(image.read("/ran"), None);
     }
+}
+
+#[test]
+fn a_channel_that_never_answers_is_given_up_in_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/manifest", silent.local_addr().unwrap());
+    let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    let userdata = userdata(&url, key, OnFailure::NoJoin).script().unwrap();
+    let image = drives(Image::al2023(CACHED));
+    let (_, told) = run(&image, &userdata, stubs(&[]).path());
+    assert!(told.contains("/manifest: status 124") && told.contains("gave up (1)"), "{told}");
+    assert_eq!(image.read(NODEADM_HOOK).as_deref(), Some(GATE));
 }
 
 /// Baked image and channel: a package's own binary always stays; else what the channel has, and where that cannot be had, what is there.

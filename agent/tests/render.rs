@@ -325,6 +325,12 @@ fn a_wrong_option_is_refused_by_its_name() {
             "64 hexadecimal",
         ),
         (with(&["userdata"], &CHANNEL), 2, "--channel", "cannot be used with"),
+        (
+            userdata(&[&CHANNEL[..], &["--ami-family", "al2"]].concat()),
+            4,
+            "--channel",
+            "cannot check the signature",
+        ),
         (userdata(&CHANNEL[..2]), 2, "--public-key", "required"),
         (userdata(&CHANNEL[2..]), 2, "--channel", "required"),
         (userdata(&[CHANNEL[0], "https://a", CHANNEL[2], CHANNEL[3]]), 4, "--channel", "expected a path"),

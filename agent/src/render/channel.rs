@@ -59,7 +59,7 @@ impl PublicKey {
         STANDARD.encode([&SPKI[..], &self.0[10..]].concat())
     }
 
-    /// Checks what minisign says of `manifest`, prehashed or of before version 0.8.
+    /// Checks what minisign says of `manifest`, prehashed or as older versions made it.
     ///
     /// # Errors
     /// `signature` is none, or is of another key or file, in words.

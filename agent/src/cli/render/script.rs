@@ -29,8 +29,8 @@ pub struct Args {
 
 pub fn run(context: &Context, args: &Args) -> Result<()> {
     // There is one script; a family that has no place for it is refused.
-    value::<AmiFamily>("--ami-family", &args.ami_family)?;
-    output::text(&args.script.script(context, OnFailure::Label)?)
+    let family = value("--ami-family", &args.ami_family)?;
+    output::text(&args.script.script(context, family, OnFailure::Label)?)
 }
 
 /// What the script is to do.
@@ -69,8 +69,15 @@ pub struct ScriptArgs {
 }
 
 impl ScriptArgs {
-    /// The script, verified where that is asked for; `policy` is for who names none.
-    pub fn script(&self, context: &Context, policy: OnFailure) -> Result<String, Error> {
+    /// The script for nodes of `family`, verified where that is asked for; `policy` is for who names none.
+    pub fn script(&self, context: &Context, family: AmiFamily, policy: OnFailure) -> Result<String, Error> {
+        if self.channel.is_some() && family == AmiFamily::Al2 {
+            return Err(Error::Config(
+                "--channel: not on al2, whose openssl 1.0.2 cannot check the signature; name the binary and its sum: --url-x86-64, \
+                 --sha256-x86-64"
+                    .into(),
+            ));
+        }
         let userdata = self.userdata(context, policy)?;
         let script = userdata.script()?;
         if self.verify {
