@@ -18,6 +18,12 @@ use serde_json::{Value, json};
 const URL: &str = "https://artifacts.example.com/nvme-agent/0.1.0/nvme-agent-x86_64";
 const SUM: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const BINARY: [&str; 4] = ["--url-x86-64", URL, "--sha256-x86-64", SUM];
+const CHANNEL: [&str; 4] = [
+    "--channel",
+    "https://artifacts.example.com/nvme-agent/stable/manifest",
+    "--public-key",
+    "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3",
+];
 const CLASS: [&str; 4] = ["--cluster", "prod", "--role", "KarpenterNodeRole-prod"];
 
 fn here(path: &str) -> PathBuf {
@@ -318,6 +324,17 @@ fn a_wrong_option_is_refused_by_its_name() {
             "--sha256-aarch64",
             "64 hexadecimal",
         ),
+        (with(&["userdata"], &CHANNEL), 2, "--channel", "cannot be used with"),
+        (
+            userdata(&[&CHANNEL[..], &["--ami-family", "al2"]].concat()),
+            4,
+            "--channel",
+            "cannot check the signature",
+        ),
+        (userdata(&CHANNEL[..2]), 2, "--public-key", "required"),
+        (userdata(&CHANNEL[2..]), 2, "--channel", "required"),
+        (userdata(&[CHANNEL[0], "https://a", CHANNEL[2], CHANNEL[3]]), 4, "--channel", "expected a path"),
+        (userdata(&[CHANNEL[0], CHANNEL[1], CHANNEL[2], "RWQ$(id)"]), 4, "--public-key", "minisign.pub"),
         (with(&["userdata"], &["--region", "eu'west"]), 4, "--region", "such as eu-west-1"),
         (with(&["userdata"], &["--deadline", "14m"]), 4, "--deadline", "15 minutes"),
         (with(&["userdata"], &["--on-failure", "pray"]), 4, "--on-failure", "label, taint, no-join"),
@@ -358,6 +375,7 @@ fn a_wrong_option_is_refused_by_its_name() {
         (pool(&["--zone", "eu-west-1"]), 4, "--zone", "such as eu-west-1a"),
         (pool(&["--cpu-limit", "0"]), 2, "--cpu-limit", "0 is not in"),
         (pool(&["--node-label", "nvme-agent.e6data.com/state=ready"]), 4, "--node-label", "write it itself"),
+        (pool(&["--node-label", "nvme-agent.e6data.com/version=1"]), 4, "--node-label", "write it itself"),
         (pool(&["--node-label", "karpenter.sh/x=y"]), 4, "--node-label", "Karpenter's own"),
         (pool(&["--ami-family", "bottlerocket"]), 4, "--ami-family", "runs no scripts"),
         (with(&["launch-template"], &["--ami", "ami-01"]), 2, "--cluster", "required"),
@@ -365,6 +383,20 @@ fn a_wrong_option_is_refused_by_its_name() {
     ] {
         assert_eq!((code, text.as_str()), (expected, ""), "{option}: {errors}");
         assert!(errors.contains(option) && errors.contains(words), "{option}, {words}: {errors}");
+    }
+}
+
+#[test]
+fn a_channel_is_in_whatever_carries_userdata() {
+    let script = printed(&[&["userdata"], &CHANNEL[..]].concat());
+    let class = object(&[&["nodeclass", "--on-failure", "label"], &CLASS[..], &CHANNEL].concat());
+    assert_eq!(class["spec"]["userData"].as_str(), Some(&*script));
+    let mime = printed(&[&["launch-template"], &CHANNEL[..]].concat());
+    assert!(mime.contains(&script));
+    for words in
+        ["c=https://artifacts.example.com/nvme-agent/stable/\n", "url=$c\"manifest\"\n", "MCowBQYDK2VwAyEA"]
+    {
+        assert!(script.contains(words), "{words}");
     }
 }
 

@@ -3,15 +3,17 @@
 
 #[path = "support/eks.rs"]
 mod eks;
+#[path = "support/launch.rs"]
+mod launch;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 use eks::{CACHED, Image, cannot_write, stubs};
+use launch::{FETCHED, OWN, PACKAGE, binary, check, drives, ok, program, run, sha256};
 use nvme_agent::config::{CONFIG_PATH, Config, Directory, OnFailure};
 use nvme_agent::install::hook::{GATE, KUBELET_HOOK, NODEADM_HOOK};
 use nvme_agent::node::nodeadm::CACHE_PATH;
@@ -19,70 +21,23 @@ use nvme_agent::node::registration::{self, DROP_IN_DIR, DROP_IN_PATH, ENVIRONMEN
 use nvme_agent::render::{Arch, Binary, Userdata};
 use nvme_agent::state::{Health, State};
 
-/// The sum as sha256sum has it.
-fn sha256(bytes: &[u8]) -> String {
-    let mut child = Command::new("sha256sum").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(bytes).unwrap();
-    let output = child.wait_with_output().unwrap();
-    String::from_utf8(output.stdout).unwrap().split(' ').next().unwrap().to_owned()
-}
-
-const MODEL: &str = "/sys/class/nvme/nvme1/model";
-const OWN: &str = "/usr/local/bin/nvme-agent";
-const PACKAGE: &str = "/usr/bin/nvme-agent";
-const FETCHED: &str = "/var/lib/nvme-agent/download";
 /// Nobody listens there.
 const NOWHERE: &str = "http://127.0.0.1:1/nvme-agent";
-
-/// A binary: a script that writes down how it was called, and installs itself.
-fn binary(name: &str) -> String {
-    format!(
-        "#!/bin/sh\necho \"{name} $0 $*\" >>ran\ncase $1 in install) mkdir -p usr/local/bin && [ -e usr/bin/nvme-agent ] || \
-         cp \"$0\" usr/local/bin/nvme-agent 2>/dev/null || : ;; setup) echo set up ;; esac\n"
-    )
-}
 
 fn userdata(url: &str, sum: &str, config: Config) -> Userdata {
     let binaries = [Arch::X86_64, Arch::Aarch64];
     let binary = |arch| Binary { arch, url: url.parse().unwrap(), sha256: sum.parse().unwrap() };
-    Userdata { binaries: binaries.map(binary).into(), region: None, deadline: "60".parse().unwrap(), config }
+    Userdata {
+        binaries: binaries.map(binary).into(),
+        channel: None,
+        region: None,
+        deadline: "60".parse().unwrap(),
+        config,
+    }
 }
 
 fn with(on_failure: OnFailure) -> Config {
     Config { on_failure, ..Config::default() }
-}
-
-/// Runs the script in the image, as cloud-init does: a file, no terminal. systemctl, logger and sleep are stand-ins; `more` comes
-/// before them. Returns what they were told.
-fn run(image: &Image, script: &str, more: &Path) -> (Output, String) {
-    let log = image.dir.path().join("told");
-    let tell = |what: &str| format!("echo \"{what} $*\" >>{}", log.display());
-    let stand_ins = stubs(&[
-        ("systemctl", &tell("systemctl")),
-        ("logger", &tell("logger")),
-        ("restorecon", &tell("restorecon")),
-        ("sleep", "exit 0"),
-    ]);
-    let path = format!("\nPATH={}:{}:", more.display(), stand_ins.path().display());
-    let here = format!("\ncd {}\n", image.dir.path().display());
-    assert!(script.contains("\nPATH=/") && script.contains("\ncd /\n"));
-    let script = script.replacen("\nPATH=", &path, 1).replacen("\ncd /\n", &here, 1);
-    // Eight seconds a try, of the shortest deadline.
-    let script = script.replace("timeout -k 5 8", "timeout -k 5 1");
-    let file = image.dir.path().join("part-001");
-    fs::write(&file, script).unwrap();
-    let output = Command::new("bash").arg(&file).stdin(Stdio::null()).output().unwrap();
-    fs::remove_file(file).unwrap();
-    let told = fs::read_to_string(&log).unwrap_or_default();
-    let _ = fs::remove_file(log);
-    assert!(output.status.success(), "cloud-init is told of no failure: {output:?}");
-    (output, told)
-}
-
-fn drives(image: Image) -> Image {
-    image.write(MODEL, "Amazon EC2 NVMe Instance Storage        \n");
-    image.write("/sys/class/nvme/nvme0/model", "Amazon Elastic Block Store              \n");
-    image
 }
 
 /// Nothing can be fetched: what is left is the pessimistic form.
@@ -109,10 +64,6 @@ fn serve(answer: Vec<u8>) -> String {
         }
     });
     format!("http://{address}/nvme-agent")
-}
-
-fn ok(body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()).into()
 }
 
 #[test]
@@ -211,7 +162,9 @@ fn the_agent_has_nothing_to_rewrite_whatever_domain_names_and_profile() {
     unreachable(&image, &named, none.path());
     let before = image.read(DROP_IN_PATH).unwrap();
     registration::update(&image.root, &named, &State::new(&image.root, Health::Absent, "NoDrives", ""));
-    assert_eq!(image.read(DROP_IN_PATH), Some(before));
+    // A shell has no version.
+    let version = concat!(",storage.example.com/version=", env!("CARGO_PKG_VERSION"));
+    assert_eq!(image.read(DROP_IN_PATH).unwrap().replace(version, ""), before);
 }
 
 #[test]
@@ -346,11 +299,6 @@ fn at_the_deadline_it_is_over() {
     assert_eq!(image.read(DROP_IN_PATH).as_deref(), Some(drop_in::FAILED));
 }
 
-fn program(image: &Image, path: &str, text: &str) {
-    image.write(path, text);
-    fs::set_permissions(image.root.join(path), fs::Permissions::from_mode(0o755)).unwrap();
-}
-
 /// Baked image and userData: the package's own binary always stays; else the one that userData names, and where that cannot be had,
 /// the one that is there.
 #[test]
@@ -429,34 +377,6 @@ fn every_form_is_plain_small_and_what_karpenter_takes_for_a_script() {
                     check(&userdata(url, &"0123456789abcdef".repeat(4), config).script().unwrap());
                 }
             }
-        }
-    }
-}
-
-fn check(script: &str) {
-    println!("{}", script.len());
-    assert!(script.len() < 4096, "{} bytes", script.len());
-    assert!(script.is_ascii() && script.starts_with("#!/bin/bash\n") && script.ends_with('\n'));
-    for no in ["${", "%{", "@", "##", "\r", "\t", " \n"] {
-        let found = script.replace("$@", "").contains(no);
-        assert!(!found, "{no:?} in {script}");
-    }
-    // Karpenter takes for a NodeConfig what is an object in YAML (pkg/providers/amifamily/bootstrap/nodeadm.go).
-    let yaml = serde_saphyr::from_str::<serde_json::Value>(script);
-    assert!(!yaml.is_ok_and(|value| value.is_object() || value.is_null()));
-    for dialect in ["bash", "sh"] {
-        let child = Command::new("shellcheck")
-            .args(["--shell", dialect, "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        match child {
-            Ok(mut child) => {
-                child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-                let output = child.wait_with_output().unwrap();
-                assert!(output.status.success(), "{}\n{script}", String::from_utf8_lossy(&output.stdout));
-            }
-            Err(_) => eprintln!("NOT RUN: there is no shellcheck on this machine"),
         }
     }
 }

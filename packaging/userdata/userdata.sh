@@ -4,25 +4,29 @@
 ## has room for 16 KiB in all. Plain POSIX, and neither a dollar nor a per cent sign before a brace, so that nothing has to be
 ## escaped in Terraform. agent/tests/userdata.rs holds it against ../registration/pessimistic.sh, which has the reasons, and
 ## against the agent's own files: with another directory than / to stand in, since every path is relative.
+##[pinned
 # nvme-agent @VERSION@; log: journalctl -t nvme-agent
+##]
 PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 cd /
-pkg=usr/bin/nvme-agent
-own=usr/local/bin/nvme-agent
-new=var/lib/nvme-agent/download
+a=nvme-agent
+pkg=usr/bin/$a
+own=usr/local/bin/$a
+lib=var/lib/$a
+new=$lib/download
 dir=etc/eks/nodeadm.d
-file=$dir/50-nvme-agent.yaml
+file=$dir/50-$a.yaml
 env=etc/eks/kubelet/environment
 ## In the labels, for their length.
 # shellcheck disable=SC2034
 D=@DOMAIN@
 
-say() { timeout 5 logger -st nvme-agent -- "userData: $*"; }
+say() { timeout 5 logger -st $a -- "userData: $*"; }
 
 ## FILE, its text from stdin. nodeadm never meets half of one: a dot-name, flushed, renamed.
 put() {
     d=$(dirname "$1")
-    n=$d/.$(basename "$1").nvme-agent.$$.0
+    n=$d/.$(basename "$1").$a.$$.0
     mkdir -p "$d" && cat >"$n" && [ -s "$n" ] && chmod 0644 "$n" && timeout 20 sync "$n" && mv "$n" "$1" && return
     rm -f "$n"
     say "cannot write $1"
@@ -63,8 +67,8 @@ gate() {
     b=$pkg
     [ -f $b ] || b=$own
     for at in etc run; do
-        put $at/systemd/system/$u.service.d/50-nvme-agent.conf <<EOF && break
-# Written by \`nvme-agent install\`, which overwrites it.
+        put $at/systemd/system/$u.service.d/50-$a.conf <<EOF && break
+# Written by \`$a install\`, which overwrites it.
 [Service]
 ExecStartPre=/$b gate
 EOF
@@ -76,8 +80,8 @@ EOF
 ##[taint
 ## Fails where a shell cannot know what else the node is to be tainted with.
 taint() {
-    reads && ! grep -Els 'register(WithT|-with-t)aints' $dir/* | grep -qv 50-nvme-agent || return
-    ours='{"effect":"NoSchedule","key":"@TAINT@"}'
+    reads && ! grep -Els 'register(WithT|-with-t)aints' $dir/* | grep -qv 50-$a || return
+    ours='{"effect":"NoSchedule","key":"'@TAINT@'"}'
     t=$(tr -d '[:space:]' <run/eks/nodeadm/config.json)
     case $t in
         *register-with-taints*) return 1 ;;
@@ -95,7 +99,7 @@ taint() {
 }
 
 ##]
-if [ "$*" != fetch ]; then
+if [ $# = 0 ]; then
 ##[absent
     if ! grep -qs @MODELS@ sys/class/nvme/*/model; then
         label absent
@@ -117,55 +121,94 @@ if [ "$*" != fetch ]; then
     exit 0
 fi
 
+##[pinned
 case $(uname -m) in
+##]
 ##[x86_64
     x86_64) url=@URL_X86_64@ sum=@SUM_X86_64@ ;;
 ##]
 ##[aarch64
     aarch64) url=@URL_AARCH64@ sum=@SUM_AARCH64@ ;;
 ##]
+##[pinned
 esac
+##]
 
-good() { [ -f "$1" ] && [ "$(timeout 60 sha256sum <"$1")" = "$sum  -" ]; }
+good() { [ -f "$1" ] && [ "$(sha256sum <"$1")" = "$sum  -" ]; }
 
-fetch() {
-    d=$(dirname $new)
-    [ "$url" ] && mkdir -p "$d" && chmod 0700 "$d" || return
-    for i in 1 2 3; do
-        [ $i = 1 ] || sleep 5
-##[curl
-        set -- curl -fsSL --retry 3 --connect-timeout 10 --max-time @TRY@ -o $new "$url"
+## Fetches url into FILE, or says in why what kept it from that.
+get() {
+##[either
+    case $url in s3:*)
 ##]
 ##[s3
-        case $url in s3:*) set -- aws s3 cp --only-show-errors@REGION@ "$url" $new ;; esac
+        set -- aws s3 cp --only-show-errors@REGION@ "$url" "$1"
 ##]
-        if why=$(timeout -k 5 @TRY@ "$@" 2>&1); then
-            good $new && chmod 0755 $new && return
-            why='wrong sha256'
-        else
-            why="status $? $why"
-        fi
+##[either
+        ;; *)
+##]
+##[curl
+        set -- curl -fsSL --retry 3 --connect-timeout 10 -o "$1" "$url"
+##]
+##[either
+        ;; esac
+##]
+    why=$(timeout -k 5 @TRY@ "$@" 2>&1) || ! why="status $? $why"
+}
+
+##[channel
+t=$new.d
+c=@BASE@
+## Sets url and sum to what the channel has for this machine. Of its manifest m nothing is believed before the signature s holds, which
+## is minisign's: Ed25519 of the BLAKE2b of the file (its second line begins with `ED`, which is RU in base64), or of the file (`Ed`,
+## RW). The name is one that no other file with a signature of the same key has, and neither path nor option.
+named() {
+    url=$c"@FILE@"
+    get $t/m && url=$url.minisig && get $t/s || return
+    why=$(
+        cd $t || exit
+        sed -n 2p s >b
+        base64 -d b | tail -c 64 >r
+        echo @KEY@ | base64 -d >k
+        openssl dgst -blake2b512 -binary m >h
+        grep -q ^RW b && cp m h
+        openssl pkeyutl -verify -pubin -inkey k -rawin -in h -sigfile r 2>&1
+    ) || ! why="not signed, or no openssl 3: $why" || return
+    grep -x "[0-9a-f]*  $a-[^/ ]*-$(uname -m)" $t/m >$t/n && read -r sum n <$t/n && url=$c$n
+}
+
+##]
+fetch() {
+##[pinned
+    [ "$url" ] && mkdir -p $lib || return
+##]
+##[channel
+    mkdir -p $t
+##]
+    chmod 0700 $lib
+    for _ in 1 2 3; do
+##[channel
+        named && if good $bin; then return; fi &&
+##]
+        get $new && { good $new || ! why='wrong sha256'; } && chmod 0755 $new && bin=$new && return
         say "$url: $why"
         rm -f $new
+        sleep 5
     done
-    return 1
+    false
 }
 
 ## A package's binary is the one that its units run, and is never shadowed. Of others the one that is named here is wanted.
 bin=$pkg
 if [ -x $bin ]; then
     good $bin || say "$bin is kept"
-elif bin=$own && good $bin; then
-    :
-elif fetch; then
-    bin=$new
-elif [ ! -x $own ]; then
-    say "no binary for $(uname -m)"
-    exit 1
+else
+    bin=$own
+    good $bin || fetch || [ -x $bin ] || { say "no binary for $(uname -m)"; exit 1; }
 fi
 ##[config
 
-c=etc/nvme-agent/config.toml
+c=etc/$a/config.toml
 ## A package's has all of its lines commented out: it says nothing, and must not keep out what userData says.
 if ! grep -qs '^[^#]' $c || grep -qsx '# By userData' $c; then
     put $c <<'EOF' || exit 1
@@ -181,8 +224,8 @@ go() {
     ## By this shell, which runs no binary of another architecture as a script, as timeout(1) may. In time: see the deadline.
     $bin install || return
     if [ $bin != $pkg ]; then
-        timeout 30 restorecon $own 2>/dev/null
-        rm -f $new
+        restorecon $own 2>/dev/null
+        rm -rf $new*
         bin=$own
     fi
     timeout -k 10 @SETUP@ $bin setup --trigger user-data
@@ -191,5 +234,5 @@ go() {
 why=$(go 2>&1) || { say "$bin: status $? $why"; exit 1; }
 echo "$why"
 ## Not waited for: it comes after kubelet, which comes after this.
-timeout 20 systemctl --no-block start nvme-agent-report.timer
+timeout 20 systemctl --no-block start $a-report.timer
 exit 0

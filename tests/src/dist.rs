@@ -37,7 +37,7 @@ pub struct Args {
     /// The binary of that package; the result is target/dist/BIN-x86_64
     #[arg(long, requires = "package")]
     bin: Option<String>,
-    /// All of a release: x86_64 and aarch64, rpm and deb, bills of materials, SHA256SUMS
+    /// All of a release: x86_64 and aarch64, rpm and deb, bills of materials, SHA256SUMS, a channel's directory
     #[arg(long, conflicts_with = "package")]
     all: bool,
     /// All of a release, made a second time from a clone of this commit elsewhere: every byte must be the same

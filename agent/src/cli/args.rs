@@ -45,8 +45,8 @@ pub struct ConfigArgs {
     /// Domain of the Node's labels, annotation, condition and taint [default: nvme-agent.e6data.com]
     #[arg(long, value_name = "DOMAIN", help_heading = "Configuration")]
     label_domain: Option<String>,
-    /// Other names for these, NAME=KEY separated by commas: state, layout, drives, capacity-gib, profile, detail,
-    /// LocalStorageReady, failed [default: these names]
+    /// Other names for these, NAME=KEY separated by commas: state, layout, drives, capacity-gib, profile, version,
+    /// detail, LocalStorageReady, failed [default: these names]
     #[arg(long, value_name = "KEYS", help_heading = "Configuration")]
     label_keys: Option<String>,
     /// How the label comes to the Node at registration: auto (by what the image has), dropin, environment, api, none

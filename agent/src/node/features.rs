@@ -95,7 +95,8 @@ mod tests {
         let (_dir, root) = image();
         update(&root, FeatureFile::Nfd, &words(Health::Ready)).unwrap();
         let expected = format!(
-            "{MARK}{PREFIX}state=ready\n{PREFIX}layout=raid0\n{PREFIX}drives=2\n{PREFIX}capacity-gib=6984\n{PREFIX}profile=fast\n"
+            "{MARK}{PREFIX}state=ready\n{PREFIX}layout=raid0\n{PREFIX}drives=2\n{PREFIX}capacity-gib=6984\n{PREFIX}profile=fast\n{PREFIX}version={}\n",
+            env!("CARGO_PKG_VERSION")
         );
         assert_eq!(fs::read_to_string(root.join(FEATURE_PATH)).unwrap(), expected);
         // As a power cut in the middle of the next write leaves it.

@@ -25,8 +25,17 @@ pub const DETAIL_MAX: usize = 2048;
 pub const MESSAGE_MAX: usize = 1024;
 
 /// What the keys are called in a domain, unless the configuration renames them.
-const NAMES: [&str; 8] =
-    ["state", "layout", "drives", "capacity-gib", "profile", "detail", "LocalStorageReady", "failed"];
+const NAMES: [&str; 9] = [
+    "state",
+    "layout",
+    "drives",
+    "capacity-gib",
+    "profile",
+    "version",
+    "detail",
+    "LocalStorageReady",
+    "failed",
+];
 
 /// The keys of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +140,11 @@ impl Keys {
         self.key("profile")
     }
 
+    /// Label: version of the agent that told the Node last, also where an older one set the storage up.
+    pub fn version(&self) -> String {
+        self.key("version")
+    }
+
     /// Annotation: one line of JSON, see [`Readiness::annotation`].
     pub fn detail(&self) -> String {
         self.key("detail")
@@ -187,7 +201,8 @@ pub struct Condition {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
     /// Keys and values: `state`, `layout`, `drives`, `capacity-gib`, always all of them, so that a label of an earlier
-    /// state never stays beside a new one; then `profile` where one is configured.
+    /// state never stays beside a new one; then `profile` where one is configured, and `version` where an agent has judged
+    /// (what stands for a node until then is also written by a shell, which has none).
     pub labels: Vec<(String, String)>,
     /// Key, and one line of JSON of at most [`DETAIL_MAX`] bytes:
     /// `{"reason":"SetupComplete","since":"2026-07-26T12:34:56Z","serials":["AWS..."],"agent":"0.1.0"}`; `more` counts
@@ -235,6 +250,10 @@ fn labels(state: &State, keys: &Keys, profile: &str) -> Vec<(String, String)> {
     ];
     if !profile.is_empty() {
         labels.push((keys.profile(), label_value(profile)));
+    }
+    if !state.agent.is_empty() {
+        // This one's: the storage may have been set up by an older, which the annotation names.
+        labels.push((keys.version(), label_value(env!("CARGO_PKG_VERSION"))));
     }
     labels
 }

@@ -27,7 +27,8 @@ fn what_a_ready_node_says() {
     assert_eq!(
         words.node_labels(),
         "nvme-agent.e6data.com/state=ready,nvme-agent.e6data.com/layout=raid0,nvme-agent.e6data.com/drives=2,\
-         nvme-agent.e6data.com/capacity-gib=6984,nvme-agent.e6data.com/profile=nvme-raid0"
+         nvme-agent.e6data.com/capacity-gib=6984,nvme-agent.e6data.com/profile=nvme-raid0,nvme-agent.e6data.com/version=VERSION"
+            .replace("VERSION", env!("CARGO_PKG_VERSION"))
     );
     assert_eq!(
         words.annotation,
@@ -40,6 +41,20 @@ fn what_a_ready_node_says() {
     assert_eq!(words.condition.kind, "nvme-agent.e6data.com/LocalStorageReady");
     assert_eq!((words.condition.status, words.condition.reason.as_str()), (Status::True, "SetupComplete"));
     assert_eq!(words.condition.message, "mounted and verified");
+}
+
+#[test]
+fn the_version_is_of_the_agent_that_speaks_and_there_is_none_before_one_does() {
+    let said =
+        |state: &State| of(state).labels.into_iter().find(|(key, _)| *key == Keys::default().version());
+    let set_up_by = |agent: &str| said(&State { agent: agent.into(), ..state(Health::Ready) });
+    assert_eq!(
+        set_up_by("0.0.1"),
+        Some(("nvme-agent.e6data.com/version".into(), env!("CARGO_PKG_VERSION").into()))
+    );
+    assert_eq!(set_up_by(""), None);
+    // As Cargo allows it, and a label does not.
+    assert_eq!(label_value("0.2.0-rc.1+abc"), "0.2.0-rc.1-abc");
 }
 
 #[test]
@@ -106,12 +121,13 @@ fn a_domain_is_one_that_kubelet_starts_with() {
 
 #[test]
 fn every_key_can_have_another_name_within_the_domain_or_with_another() {
-    let text = "state=nvme, layout=a.b/layout,drives=n,capacity-gib=G,profile=p,detail=x.com/d,LocalStorageReady=c.d/Nvme,failed=bad";
+    let text = "state=nvme, layout=a.b/layout,drives=n,capacity-gib=G,profile=p,version=v,detail=x.com/d,LocalStorageReady=c.d/Nvme,failed=bad";
     let keys = Keys::new("x.example.com").unwrap().renamed(text).unwrap();
     let words = Readiness::of(&state(Health::Ready), &keys, "fast");
     assert_eq!(
         words.node_labels(),
-        "x.example.com/nvme=ready,a.b/layout=raid0,x.example.com/n=2,x.example.com/G=6984,x.example.com/p=fast"
+        "x.example.com/nvme=ready,a.b/layout=raid0,x.example.com/n=2,x.example.com/G=6984,x.example.com/p=fast,x.example.com/v=VERSION"
+            .replace("VERSION", env!("CARGO_PKG_VERSION"))
     );
     assert_eq!((words.annotation.0.as_str(), words.condition.kind.as_str()), ("x.com/d", "c.d/Nvme"));
     assert_eq!(keys.taint(), "x.example.com/bad");
@@ -123,7 +139,7 @@ fn every_key_can_have_another_name_within_the_domain_or_with_another() {
 #[test]
 fn a_renamed_key_is_one_that_kubelet_starts_with() {
     for (text, words) in [
-        ("stat=x", "with a NAME of state, layout"),
+        ("stat=x", "with a NAME of state, layout, drives, capacity-gib, profile, version,"),
         ("state", "state: expected a key"),
         ("state=", "state: expected a key"),
         ("state=a b", "state: expected a key"),

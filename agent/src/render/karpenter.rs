@@ -154,11 +154,12 @@ impl NodePool {
     /// # Errors
     /// [`Error::Config`] names the option: a label that says what only the node can say, or that is there twice.
     pub fn object(&self) -> Result<Value> {
-        let own = [self.keys.state(), self.keys.layout(), self.keys.drives(), self.keys.capacity_gib()];
+        let keys = &self.keys;
+        let own = [keys.state(), keys.layout(), keys.drives(), keys.capacity_gib(), keys.version()];
         if let Some(label) = self.labels.iter().find(|label| own.contains(&label.key)) {
             return Err(wrong(
                 "--node-label",
-                &format!("{}: Karpenter would write it itself, whatever became of the drives", label.key),
+                &format!("{}: Karpenter would write it itself, whatever the node has to say", label.key),
             ));
         }
         let mut of_nodes = labels("--node-label", self.workspace.as_ref(), &self.labels)?;

@@ -1,6 +1,7 @@
 //! What brings the agent to nodes, as text: userData, Karpenter's objects, the userData of managed node groups. Pure: from
 //! options that were checked by their types to text; only [`verify`] asks anybody.
 
+pub mod channel;
 pub mod family;
 pub mod karpenter;
 pub mod launch_template;
@@ -10,6 +11,7 @@ pub mod values;
 pub mod verify;
 pub mod yaml;
 
+pub use channel::{Channel, PublicKey};
 pub use family::AmiFamily;
 pub use karpenter::{Ami, NodeClass, NodePool};
 pub use userdata::{Arch, Binary, Userdata};

@@ -3,6 +3,7 @@
 //! The script is `packaging/userdata/userdata.sh`; here are the values that go into it. Its order is what matters: what the Node
 //! says where everything else fails is written before anything is fetched.
 
+use super::channel::Channel;
 use super::overrides;
 use super::values::{Deadline, Region, Sha256, Url};
 use crate::config::{Config, OnFailure};
@@ -42,8 +43,10 @@ pub struct Binary {
 /// What userData is to do.
 #[derive(Clone, Debug)]
 pub struct Userdata {
-    /// One for each architecture that nodes may have.
+    /// One for each architecture that nodes may have; none with a channel.
     pub binaries: Vec<Binary>,
+    /// What names the binaries instead, whenever a node starts.
+    pub channel: Option<Channel>,
     /// Of the bucket, for `s3://`.
     pub region: Option<Region>,
     /// For fetching, installing and setup together.
@@ -56,10 +59,12 @@ impl Userdata {
     /// The script.
     ///
     /// # Errors
-    /// [`Error::Config`]: no binary, a value of the configuration that a script must not carry, or a script that is too long.
+    /// [`Error::Config`]: neither binary nor channel, or both, a value of the configuration that a script must not carry, or a script that is too long.
     pub fn script(&self) -> Result<String> {
-        if self.binaries.is_empty() {
-            return Err(Error::Config("--url-x86-64, --url-aarch64: expected at least one of them".into()));
+        if self.binaries.is_empty() == self.channel.is_none() {
+            return Err(Error::Config(
+                "--url-x86-64, --url-aarch64: expected at least one of them, or --channel instead".into(),
+            ));
         }
         overrides::check(&self.config)?;
         let values = self.values()?;
@@ -78,8 +83,10 @@ impl Userdata {
         self.binaries.iter().find(|binary| binary.arch == arch)
     }
 
+    /// Of everything that is fetched, whether it is so from S3.
     fn s3(&self) -> impl Iterator<Item = bool> {
-        self.binaries.iter().map(|binary| binary.url.as_str().starts_with("s3:"))
+        let urls = self.binaries.iter().map(|binary| &binary.url);
+        urls.chain(self.channel.iter().map(|channel| &channel.url)).map(|url| url.as_str().starts_with("s3:"))
     }
 
     fn wants(&self, section: &str) -> bool {
@@ -95,8 +102,11 @@ impl Userdata {
             "config" => overrides::toml(&self.config).map_or(true, |text| !text.is_empty()),
             "x86_64" => self.binary(Arch::X86_64).is_some(),
             "aarch64" => self.binary(Arch::Aarch64).is_some(),
+            "pinned" => self.channel.is_none(),
+            "channel" => self.channel.is_some(),
             "curl" => self.s3().any(|s3| !s3),
             "s3" => self.s3().any(|s3| s3),
+            "either" => self.wants("curl") && self.wants("s3"),
             _ => false,
         }
     }
@@ -118,22 +128,27 @@ impl Userdata {
             models.map(|model| format!("-e '^{}'", model.replace('.', "[.]"))).collect();
         let of = |arch, part: fn(&Binary) -> &str| self.binary(arch).map_or("", part).to_owned();
         let seconds = self.deadline.seconds();
+        // Three tries take less than half of it, setup the other half. With a channel each try is three files.
+        let fetch = seconds * 2 / 15 / if self.channel.is_some() { 3 } else { 1 };
+        let (base, file) = self.channel.as_ref().map(Channel::parts).unwrap_or_default();
         Ok(vec![
             ("VERSION", env!("CARGO_PKG_VERSION").into()),
             ("HEAD", head.into()),
             ("DOMAIN", keys.domain().into()),
             ("STATE", short(&state)),
             ("LABELS", short(labels)),
-            ("TAINT", keys.taint()),
+            ("TAINT", short(&keys.taint())),
             ("MODELS", models.join(" ")),
             ("URL_X86_64", of(Arch::X86_64, |binary| binary.url.as_str())),
             ("SUM_X86_64", of(Arch::X86_64, |binary| binary.sha256.as_str())),
             ("URL_AARCH64", of(Arch::Aarch64, |binary| binary.url.as_str())),
             ("SUM_AARCH64", of(Arch::Aarch64, |binary| binary.sha256.as_str())),
+            ("BASE", base.into()),
+            ("FILE", file.into()),
+            ("KEY", self.channel.as_ref().map(|channel| channel.key.spki()).unwrap_or_default()),
             ("REGION", self.region.as_ref().map(|region| format!(" --region {region}")).unwrap_or_default()),
             ("DEADLINE", seconds.to_string()),
-            // Three tries take less than half of it, setup the other half.
-            ("TRY", (seconds * 2 / 15).to_string()),
+            ("TRY", fetch.to_string()),
             ("SETUP", (seconds / 2).to_string()),
             ("CONFIG", overrides::toml(&self.config)?.trim_end().into()),
         ])

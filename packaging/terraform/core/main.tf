@@ -23,6 +23,10 @@ locals {
     aarch64 = contains(keys(var.binaries), "aarch64")
     curl    = anytrue([for s3 in local.s3 : !s3])
     s3      = anytrue(local.s3)
+    either  = anytrue([for s3 in local.s3 : !s3]) && anytrue(local.s3)
+    # `render userdata --channel` has the other: Terraform cannot make of minisign's key what openssl reads.
+    pinned  = true
+    channel = false
   }
   # Each piece ends where a part ends: what is always there, `##[NAME`, and the part.
   pieces = [for piece in split("##]\n", local.bare) : split("##[", piece)]
@@ -59,7 +63,7 @@ locals {
     DOMAIN      = local.domain
     STATE       = "$D/state"
     LABELS      = join("", concat([",$D/layout=none,$D/drives=0,$D/capacity-gib=0"], var.profile == "" ? [] : [",$D/profile=${var.profile}"]))
-    TAINT       = "${local.domain}/failed"
+    TAINT       = "$D/failed"
     MODELS      = "-e '^Amazon EC2 NVMe Instance Storage'"
     URL_X86_64  = lookup(var.binaries, "x86_64", local.none).url
     SUM_X86_64  = lookup(var.binaries, "x86_64", local.none).sha256

@@ -1,5 +1,5 @@
-//! A release: binaries, packages, bills of materials and SHA256SUMS for both kinds of machine, and the proof that the same
-//! commit in another directory gives the same bytes.
+//! A release: binaries, packages, bills of materials and SHA256SUMS for both kinds of machine, a channel's directory, and the
+//! proof that the same commit in another directory gives the same bytes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,9 @@ use crate::debian;
 use crate::progress::step;
 
 const SUMS: &str = "SHA256SUMS";
+/// What a channel serves, in a directory of the release: the manifest, which is yet to be signed, and what it names.
+const CHANNEL: &str = "channel";
+const MANIFEST: &str = "manifest";
 
 /// Makes all that a release has; gives back the files whose checksums are in the last of them.
 pub fn make(place: &Place, agent_command: &clap::Command) -> Result<Vec<PathBuf>> {
@@ -21,6 +24,7 @@ pub fn make(place: &Place, agent_command: &clap::Command) -> Result<Vec<PathBuf>
     let time = commit_time(&place.workspace)?;
     manual::write(agent_command.clone(), &dist)?;
     let mut files = Vec::new();
+    let mut binaries = Vec::new();
     for arch in Arch::ALL {
         let binary = build_at(place, &Build { arch, ..Build::new("nvme-agent", "nvme-agent") })?;
         starts(&binary, arch)?;
@@ -38,12 +42,38 @@ pub fn make(place: &Place, agent_command: &clap::Command) -> Result<Vec<PathBuf>
         let content =
             package::Content { workspace: &place.workspace, dist: &dist, binary: &binary, arch, time };
         let packages = package::make(&content, package::VERSION, &dist)?;
+        binaries.push((arch, binary.clone()));
         files.extend([binary, bill].into_iter().chain(packages));
     }
     files.sort();
     let sums = dist.join(SUMS);
     fs::write(&sums, checksums(&files)?).with_context(|| format!("write {}", sums.display()))?;
     files.push(sums);
+    files.extend(channel(&dist.join(CHANNEL), package::VERSION, &binaries)?);
+    Ok(files)
+}
+
+/// Makes a channel's directory anew: `nvme-agent-VERSION-ARCH`, by a name that no other version has, so that nodes that read the
+/// former manifest still find what it names; and the manifest, which `nvme-agent render userdata --channel` is told of.
+fn channel(directory: &Path, version: &str, binaries: &[(Arch, PathBuf)]) -> Result<Vec<PathBuf>> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {}", directory.display()));
+        }
+        _ => fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?,
+    }
+    let mut files = Vec::new();
+    for (arch, binary) in binaries {
+        let named = directory.join(format!("nvme-agent-{}-{}", version.replace('+', "-"), arch.name()));
+        fs::copy(binary, &named)
+            .with_context(|| format!("copy {} to {}", binary.display(), named.display()))?;
+        files.push(named);
+    }
+    files.sort();
+    let manifest = directory.join(MANIFEST);
+    let text = format!("# nvme-agent {version}\n{}", checksums(&files)?);
+    fs::write(&manifest, text).with_context(|| format!("write {}", manifest.display()))?;
+    files.push(manifest);
     Ok(files)
 }
 
@@ -121,6 +151,35 @@ fn git(workspace: &Path, args: &[&str]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_channel_is_what_nodes_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let binaries = Arch::ALL.map(|arch| (arch, dir.path().join(arch.name())));
+        for (arch, path) in &binaries {
+            fs::write(path, arch.name()).unwrap();
+        }
+        let directory = dir.path().join(CHANNEL);
+        channel(&directory, "0.0.9", &binaries).unwrap();
+        let files = channel(&directory, "0.1.0+x", &binaries).unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 3, "nothing of the former version is left");
+        let url = "https://example.com/stable/manifest".parse().unwrap();
+        let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3".parse().unwrap();
+        let found = nvme_agent::render::channel::entries(
+            &nvme_agent::render::Channel { url, key },
+            &fs::read_to_string(&files[2]).unwrap(),
+        )
+        .unwrap();
+        for entry in &found {
+            let name = entry.url.as_str().strip_prefix("https://example.com/stable/").unwrap();
+            let bytes = fs::read(directory.join(name)).unwrap();
+            assert_eq!(
+                (bytes.as_slice(), digest(&bytes)),
+                (entry.arch.as_str().as_bytes(), entry.sha256.to_string())
+            );
+        }
+        assert_eq!(found.len(), 2);
+    }
 
     #[test]
     fn sums_are_what_sha256sum_takes() {

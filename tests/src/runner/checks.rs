@@ -36,6 +36,8 @@ impl Check {
 }
 
 fn unit_tests(log: &Path) -> Result<Option<usize>> {
+    // What the agent's tests run of others, besides what every Debian has.
+    ensure_host_tools(&[("curl", "curl"), ("minisign", "minisign"), ("openssl", "openssl")])?;
     let text = cargo(log, &["test", "--workspace", "--no-fail-fast"])?;
     for line in skipped(&text) {
         say(line);

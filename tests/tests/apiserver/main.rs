@@ -78,6 +78,7 @@ cases! {
     reports::keys_that_were_renamed_take_the_place_of_the_former_ones,
     reports::a_configuration_that_cannot_be_read_any_more_does_not_change_the_keys,
     reports::what_somebody_took_away_comes_back_with_a_report,
+    reports::a_newer_agent_says_so_with_its_first_tick,
     reports::every_way_to_log_in,
     reports::the_node_is_waited_for_only_where_that_is_asked,
     reports::another_node_is_refused_at_once,

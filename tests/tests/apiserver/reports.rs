@@ -37,8 +37,13 @@ pub fn a_report_writes_labels_annotation_and_condition_beside_what_others_wrote(
     );
     assert_eq!(ran.stdout.lines().count(), 1, "{}", ran.stdout);
     let after = node.seen();
-    for (label, value) in [("state", "ready"), ("layout", "single"), ("drives", "1"), ("capacity-gib", "435")]
-    {
+    for (label, value) in [
+        ("state", "ready"),
+        ("layout", "single"),
+        ("drives", "1"),
+        ("capacity-gib", "435"),
+        ("version", env!("CARGO_PKG_VERSION")),
+    ] {
         assert_eq!(node.label(label).as_deref(), Some(value), "{label}");
     }
     assert_eq!(node.condition(), Some(("True".into(), "SetupComplete".into())));
@@ -193,7 +198,7 @@ pub fn keys_that_were_renamed_take_the_place_of_the_former_ones(cluster: &Cluste
         keys.sort();
         keys
     };
-    let all = ["capacity-gib", "drives", "layout", "profile", "state"];
+    let all = ["capacity-gib", "drives", "layout", "profile", "state", "version"];
     assert_eq!(own(&node.seen()), all.map(|name| format!("nvme-agent.e6data.com/{name}")));
     let before = methods(&node).len();
     config("label_domain = \"storage.e6.example\"\nlabel_keys = \"state=nvme\"");
@@ -202,7 +207,8 @@ pub fn keys_that_were_renamed_take_the_place_of_the_former_ones(cluster: &Cluste
     let seen = node.seen();
     assert_eq!(
         own(&seen),
-        ["capacity-gib", "drives", "layout", "nvme"].map(|name| format!("storage.e6.example/{name}"))
+        ["capacity-gib", "drives", "layout", "nvme", "version"]
+            .map(|name| format!("storage.e6.example/{name}"))
     );
     let annotations: Vec<&String> = seen["metadata"]["annotations"].as_object().unwrap().keys().collect();
     assert!(annotations.iter().any(|key| *key == "storage.e6.example/detail"), "{annotations:?}");
@@ -242,6 +248,21 @@ pub fn what_somebody_took_away_comes_back_with_a_report(cluster: &Cluster) {
     cluster.admin.patch(&format!("/api/v1/nodes/{}", node.name), MERGE, &gone).unwrap();
     node.report(&[]).ok();
     assert_eq!((node.label("state").as_deref(), node.label("drives").as_deref()), (Some("ready"), Some("1")));
+}
+
+/// The binary was replaced, and nothing else has happened: the storage is as the former one set it up and told it.
+pub fn a_newer_agent_says_so_with_its_first_tick(cluster: &Cluster) {
+    let node = Node::registered(cluster);
+    node.report(&["--if-changed"]).ok();
+    let path = node.machine.path(nvme_agent::node::report::MEMORY_PATH);
+    let older = |text: String| text.replace(env!("CARGO_PKG_VERSION"), "0.0.1");
+    std::fs::write(&path, older(std::fs::read_to_string(&path).unwrap())).unwrap();
+    let label = json!({"metadata": {"labels": {"nvme-agent.e6data.com/version": "0.0.1"}}});
+    cluster.admin.patch(&format!("/api/v1/nodes/{}", node.name), MERGE, &label).unwrap();
+    let ran = node.report(&["--if-changed"]).ok();
+    assert!(ran.stdout.contains("wrote labels"), "{}", ran.stdout);
+    assert_eq!(node.label("version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    assert_eq!(cluster.events(&node.name).unwrap(), [] as [Value; 0], "of the storage there is nothing new");
 }
 
 pub fn every_way_to_log_in(cluster: &Cluster) {

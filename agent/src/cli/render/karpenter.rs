@@ -85,7 +85,7 @@ pub fn node_class(context: &Context, args: &NodeClassArgs) -> Result<()> {
         security_groups: found_by("--security-group-tag", &args.security_group_tag)?,
         tags: values("--tag", &args.tag)?,
         volume: value("--volume-size", &args.volume_size)?,
-        userdata: args.script.script(context, OnFailure::Taint)?,
+        userdata: args.script.script(context, family, OnFailure::Taint)?,
     };
     output::text(&yaml::document(&class.object()?))
 }

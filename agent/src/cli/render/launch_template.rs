@@ -93,7 +93,7 @@ pub fn run(context: &Context, args: &Args) -> Result<()> {
     let sysctls: Vec<Sysctl> = values("--sysctl", &args.sysctl)?;
     let (volume, tags): (Gib, Vec<Tag>) =
         (value("--volume-size", &args.volume_size)?, values("--tag", &args.tag)?);
-    let userdata = mime(&args.script.script(context, OnFailure::Label)?, &sysctls, cluster.as_ref())?;
+    let userdata = mime(&args.script.script(context, family, OnFailure::Label)?, &sysctls, cluster.as_ref())?;
     match args.output {
         Form::Mime => output::text(&userdata),
         Form::Json => output::json(&data(&userdata, volume, image, &tags)),

@@ -10,7 +10,7 @@ use super::super::{Context, output};
 use super::{maybe, value};
 use crate::config::{self, Config, OnFailure};
 use crate::error::Error;
-use crate::render::{AmiFamily, Arch, Binary, Userdata, verify};
+use crate::render::{AmiFamily, Arch, Binary, Channel, Userdata, verify};
 use crate::root::Root;
 
 /// Print userData: a script that brings nvme-agent to a node and runs setup
@@ -29,15 +29,16 @@ pub struct Args {
 
 pub fn run(context: &Context, args: &Args) -> Result<()> {
     // There is one script; a family that has no place for it is refused.
-    value::<AmiFamily>("--ami-family", &args.ami_family)?;
-    output::text(&args.script.script(context, OnFailure::Label)?)
+    let family = value("--ami-family", &args.ami_family)?;
+    output::text(&args.script.script(context, family, OnFailure::Label)?)
 }
 
 /// What the script is to do.
 #[derive(Debug, clap::Args)]
 pub struct ScriptArgs {
     /// Where the binary for x86_64 is: https://, http:// or s3://
-    #[arg(long, value_name = "URL", requires = "sha256_x86_64", required_unless_present = "url_aarch64")]
+    #[arg(long, value_name = "URL", requires = "sha256_x86_64",
+        required_unless_present_any = ["url_aarch64", "channel"])]
     url_x86_64: Option<String>,
     /// Its SHA-256
     #[arg(long, value_name = "SUM", requires = "url_x86_64")]
@@ -48,13 +49,19 @@ pub struct ScriptArgs {
     /// Its SHA-256
     #[arg(long, value_name = "SUM", requires = "url_aarch64")]
     sha256_aarch64: Option<String>,
+    /// Instead of both: the manifest of a channel, by which a node finds what it is to have; https://, http:// or s3://
+    #[arg(long, value_name = "URL", requires = "public_key", conflicts_with_all = ["url_x86_64", "url_aarch64"])]
+    channel: Option<String>,
+    /// By which minisign has signed it: the second line of minisign.pub
+    #[arg(long, value_name = "KEY", requires = "channel")]
+    public_key: Option<String>,
     /// Of the bucket, for s3://
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
     /// How long all of it may take on a node
     #[arg(long, value_name = "TIME", default_value = "600s")]
     deadline: String,
-    /// Fetch the binaries now, and check their sums, before anything is printed
+    /// Fetch the binaries now, and check their sums, and the channel's signature, before anything is printed
     #[arg(long)]
     verify: bool,
     #[command(flatten)]
@@ -62,14 +69,21 @@ pub struct ScriptArgs {
 }
 
 impl ScriptArgs {
-    /// The script, verified where that is asked for; `policy` is for who names none.
-    pub fn script(&self, context: &Context, policy: OnFailure) -> Result<String, Error> {
+    /// The script for nodes of `family`, verified where that is asked for; `policy` is for who names none.
+    pub fn script(&self, context: &Context, family: AmiFamily, policy: OnFailure) -> Result<String, Error> {
+        if self.channel.is_some() && family == AmiFamily::Al2 {
+            return Err(Error::Config(
+                "--channel: not on al2, whose openssl 1.0.2 cannot check the signature; name the binary and its sum: --url-x86-64, \
+                 --sha256-x86-64"
+                    .into(),
+            ));
+        }
         let userdata = self.userdata(context, policy)?;
         let script = userdata.script()?;
         if self.verify {
-            for binary in &userdata.binaries {
-                verify::verify(binary, userdata.region.as_ref())?;
-            }
+            let region = userdata.region.as_ref();
+            userdata.binaries.iter().try_for_each(|binary| verify::verify(binary, region))?;
+            userdata.channel.iter().try_for_each(|channel| verify::verify_channel(channel, region))?;
         }
         Ok(script)
     }
@@ -87,8 +101,15 @@ impl ScriptArgs {
             of(Arch::X86_64, &self.url_x86_64, &self.sha256_x86_64)?,
             of(Arch::Aarch64, &self.url_aarch64, &self.sha256_aarch64)?,
         ];
+        let channel = match (&self.channel, &self.public_key) {
+            (Some(url), Some(key)) => {
+                Some(Channel { url: value("--channel", url)?, key: value("--public-key", key)? })
+            }
+            _ => None,
+        };
         Ok(Userdata {
             binaries: binaries.into_iter().flatten().collect(),
+            channel,
             region: maybe("--region", self.region.as_ref())?,
             deadline: value("--deadline", &self.deadline)?,
             config: configuration(context, &self.config, policy)?,

@@ -19,7 +19,7 @@ pub const TAINTS: &str = "@TAINTS@";
 /// The file's text. JSON is YAML, so that nothing of what was read needs another quoting.
 pub fn render(words: &Readiness, taints: Option<&Taints>) -> String {
     let mut text = format!(
-        "# nvme-agent: what the Node says of its local NVMe storage when it registers. Rewritten at every boot.\n\
+        "# nvme-agent rewrites this at every boot.\n\
          apiVersion: node.eks.aws/v1alpha1\n\
          kind: NodeConfig\n\
          spec:\n  kubelet:\n    flags:\n      - \"--node-labels={}\"\n",

@@ -91,7 +91,11 @@ pub fn shows_taint(root: &Root) -> bool {
 
 /// First thing at a boot, before anything can go wrong: what an earlier boot left is rewritten to failed.
 pub fn expect_failure(root: &Root, config: &Config) -> Registration {
-    let state = State::new(root, Health::Failed, "SettingUp", "setup has not ended yet");
+    // Without a version: no agent has judged yet, and what a shell has written in its place is left as it is.
+    let state = State {
+        agent: String::new(),
+        ..State::new(root, Health::Failed, "SettingUp", "setup has not ended yet")
+    };
     update(root, config, &state)
 }
 

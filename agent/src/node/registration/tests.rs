@@ -82,6 +82,12 @@ fn with(on_failure: OnFailure) -> Config {
     Config { on_failure, ..Config::default() }
 }
 
+/// A shell's form as an agent writes it that has judged.
+fn judged(text: &str) -> String {
+    let version = concat!("capacity-gib=0,nvme-agent.e6data.com/version=", env!("CARGO_PKG_VERSION"));
+    text.replace("capacity-gib=0", version)
+}
+
 fn ready() -> Config {
     Config::default()
 }
@@ -91,17 +97,21 @@ fn the_failed_forms_are_the_files_that_a_shell_can_write_before_there_is_a_binar
     let image = Image::new_al2023();
     for policy in [OnFailure::Label, OnFailure::NoJoin] {
         image.update(&with(policy), Health::Failed);
-        assert_eq!(image.read(DROP_IN_PATH), drop_in::FAILED);
+        assert_eq!(image.read(DROP_IN_PATH), judged(drop_in::FAILED));
     }
     expect_failure(&image.root, &Config::default());
     assert_eq!(image.read(DROP_IN_PATH), drop_in::FAILED);
     image.update(&with(OnFailure::Taint), Health::Failed);
     let alone = drop_in::FAILED_TAINTED.replace(drop_in::TAINTS, &format!("[{OURS}]"));
+    assert_eq!(image.read(DROP_IN_PATH), judged(&alone));
+    expect_failure(&image.root, &with(OnFailure::Taint));
     assert_eq!(image.read(DROP_IN_PATH), alone);
     let list = format!(r#"{{"spec":{{"kubelet":{{"config":{{"registerWithTaints":[{UNREGISTERED}]}}}}}}}}"#);
     image.write(CACHED, &list);
     image.update(&with(OnFailure::Taint), Health::Failed);
     let both = drop_in::FAILED_TAINTED.replace(drop_in::TAINTS, &format!("[{UNREGISTERED},{OURS}]"));
+    assert_eq!(image.read(DROP_IN_PATH), judged(&both));
+    expect_failure(&image.root, &with(OnFailure::Taint));
     assert_eq!(image.read(DROP_IN_PATH), both);
 }
 
@@ -112,7 +122,8 @@ fn another_domain_and_a_profile_are_in_every_key() {
     let now = image.update(&config, Health::Failed);
     let expected = drop_in::FAILED
         .replace("nvme-agent.e6data.com", "x.example.com")
-        .replace("capacity-gib=0", "capacity-gib=0,x.example.com/profile=fast");
+        .replace("capacity-gib=0", "capacity-gib=0,x.example.com/profile=fast,x.example.com/version=VERSION")
+        .replace("VERSION", env!("CARGO_PKG_VERSION"));
     assert_eq!(image.read(DROP_IN_PATH), expected);
     assert!(expected.contains(&now.labels), "{now:?}");
 }
@@ -149,7 +160,7 @@ fn a_flag_of_the_node_config_is_extended_and_what_cannot_be_is_said() {
         !now.tainted
             && now.problem.unwrap().contains("cannot be tainted, so a node that failed must not join")
     );
-    assert_eq!(image.read(DROP_IN_PATH), drop_in::FAILED);
+    assert_eq!(image.read(DROP_IN_PATH), judged(drop_in::FAILED));
     image.write(CACHED, r#"{"spec":{"kubelet":{"flags":["--node-labels=\"a=b","--x=\\d"]}}}"#);
     let now = image.update(&with(OnFailure::Taint), Health::Failed);
     assert!(now.tainted && now.problem.is_none(), "what is odd about other flags: {now:?}");
@@ -181,7 +192,7 @@ fn other_drop_ins_are_merged_with_as_nodeadm_does_and_one_that_undoes_ours_is_to
         !now.tainted && problem.contains("90-last.yml") && problem.contains("must not join"),
         "{problem}"
     );
-    assert_eq!(image.read(DROP_IN_PATH), drop_in::FAILED);
+    assert_eq!(image.read(DROP_IN_PATH), judged(drop_in::FAILED));
 }
 
 #[test]
@@ -231,7 +242,7 @@ fn what_nodeadm_does_not_take_is_withdrawn_and_an_answer_about_something_else_is
     assert_eq!((now.path, now.labels.as_str()), (None, ""));
     for answer in [Answer::Unknown, Answer::Good] {
         assert_eq!(ask(answer).problem, None);
-        assert_eq!(image.read(DROP_IN_PATH), drop_in::FAILED);
+        assert_eq!(image.read(DROP_IN_PATH), judged(drop_in::FAILED));
     }
 }
 

@@ -12,9 +12,10 @@ use crate::runner::Ctx;
 pub fn life(ctx: &Ctx) -> Result<()> {
     ctx.vm(Guest::Trixie, |vm| {
         let (mut eks, registered) = Eks::booted(vm, "profile = \"spill\"\ndrive_timeout = \"5s\"\n")?;
-        let told =
-            ["state", "layout", "drives", "capacity-gib", "profile"].map(|name| registered.label(name));
-        ensure!(told == ["ready", "raid0", "2", "7", "spill"], "{registered:?}");
+        let names = ["state", "layout", "drives", "capacity-gib", "profile", "version"];
+        let told = names.map(|name| registered.label(name));
+        let version = env!("CARGO_PKG_VERSION");
+        ensure!(told == ["ready", "raid0", "2", "7", "spill", version], "{registered:?}");
         ensure!(registered.labels["karpenter.sh/nodepool"] == "nvme", "{registered:?}");
         ensure!(registered.taints == [KARPENTERS], "{registered:?}");
         // The report of this boot: kubelet's start brought it.
