@@ -8,6 +8,7 @@ mod judge;
 mod live;
 mod node;
 mod parts;
+pub mod prometheus;
 mod text;
 
 use std::time::{Duration, SystemTime};
@@ -46,6 +47,10 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// From good to bad.
+    pub const ALL: [Verdict; 5] =
+        [Verdict::Ready, Verdict::Degraded, Verdict::Failed, Verdict::Absent, Verdict::NotSetUp];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::Ready => "ready",
