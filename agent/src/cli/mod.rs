@@ -51,6 +51,7 @@ Exit codes of render:
 
 Exit codes of status:
   0  ready, or absent (no drives, none expected)
+  1  what it says could not be written
   2  wrong usage of the command line
   10 degraded
   11 failed

@@ -140,6 +140,15 @@ mod tests {
         assert_eq!(taken.collect::<Vec<u8>>(), codes);
     }
 
+    /// `status` writes to stderr, where systemd gives a line the level that the unit says: info, where it says none.
+    #[test]
+    fn what_metrics_complain_of_is_not_dropped_with_systemds_lines_of_every_minute() {
+        assert_eq!(
+            (all(METRICS, "LogLevelMax"), all(METRICS, "SyslogLevel")),
+            (vec!["notice"], vec!["warning"])
+        );
+    }
+
     /// SMART and a read are part of the verdict: who may not ask would call every drive silent, or take it for well.
     #[test]
     fn who_judges_may_ask_the_drives_and_write_none() {
