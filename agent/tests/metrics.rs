@@ -13,7 +13,8 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use nvme_agent::status::prometheus::{Kind, METRICS, Metric, page};
-use nvme_agent::status::{Report, SetupPart};
+use nvme_agent::status::{DrivePart, Report, SetupPart};
+use proptest::prelude::*;
 
 fn repository(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
@@ -110,6 +111,26 @@ fn promtool_finds_nothing_against_any_of_them() {
     }
     let wrong = page(&full::report()).replace("_total", "");
     assert!(promtool::said(&["check", "metrics"], &wrong).is_some(), "the check finds nothing at all");
+}
+
+proptest! {
+    /// Whatever a drive says of itself, the page can be read, and says it.
+    #[test]
+    fn words_of_others_break_no_line(words in proptest::collection::vec(any::<String>(), 6)) {
+        let drive = |device: &str, serial: &str| DrivePart {
+            device: device.into(),
+            serial: serial.into(),
+            model: words[2].clone(),
+            state: "live".into(),
+            ..DrivePart::default()
+        };
+        let drives = vec![drive(&words[0], &words[1]), drive(&words[1], &words[0]), drive(&words[0], &words[1])];
+        let report =
+            Report { drives, layout: words[3].clone(), target: words[4].clone(), reason: words[5].clone(), ..full::report() };
+        let samples = parse(&page(&report));
+        let serial = nvme_agent::logging::ascii(&words[1]);
+        prop_assert!(samples.iter().any(|(name, labels, _)| name == "nvme_agent_drive_live" && labels["serial"] == serial));
+    }
 }
 
 #[test]

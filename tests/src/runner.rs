@@ -56,7 +56,8 @@ pub struct Ctx<'lab> {
 
 impl Ctx<'_> {
     /// Restores a guest, puts the agent at `/usr/bin/nvme-agent`, and hands it over. When `proof` fails or panics, journal and
-    /// state of the guest are kept before it ends.
+    /// state of the guest are kept before it ends. At the end `status --output json` must be valid by its schema, whatever
+    /// has become of the machine: see [`status`].
     pub fn vm(&self, guest: Guest, proof: impl FnOnce(&mut Vm) -> Result<()>) -> Result<()> {
         self.vm_logged(guest, &self.logs, proof)
     }
