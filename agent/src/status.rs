@@ -79,10 +79,11 @@ pub struct Report {
     pub state: Verdict,
     /// CamelCase.
     pub reason: String,
+    /// What to do next; none where nothing needs doing. Before the message, which may be long: who shows the first 2,500
+    /// characters of it, as the SSM console does, shows this.
+    pub next: Option<String>,
     /// One sentence.
     pub message: String,
-    /// What to do next; none where nothing needs doing.
-    pub next: Option<String>,
     /// All that was found wrong, the worst first: state, reason, message and next action are those of the first, where
     /// there is one.
     #[serde(default)]
@@ -147,6 +148,9 @@ pub struct MountPart {
     /// Errors that the kernel has found in it since it was last checked; none where it does not count them.
     #[serde(default)]
     pub errors: Option<u64>,
+    /// Entries of the directory that it hides, as setup counted them before it mounted; none where it did not.
+    #[serde(default)]
+    pub hidden_files: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -63,6 +63,10 @@ impl Session {
         if let Ok(Some(before)) = State::load(root) {
             // Errors since the first setup of this boot are errors still.
             state.media_errors.extend(before.media_errors);
+            // What the mount of an earlier run hides is hidden still.
+            if state.hidden_files.is_none() && before.fs_uuid == state.fs_uuid {
+                state.hidden_files = before.hidden_files;
+            }
         }
         let written = state.write(root);
         tell_node(root, config, &state);
@@ -81,6 +85,7 @@ impl Session {
         state.persistence.clone_from(&self.problems);
         state.notes.clone_from(&self.notes);
         state.capacity_gib = self.capacity >> 30;
+        state.hidden_files = self.hidden_files;
         if let Some(promise) = &self.promise {
             state.layout.clone_from(&promise.layout);
             state.device.clone_from(&promise.device);

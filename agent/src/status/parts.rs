@@ -46,6 +46,7 @@ pub(super) fn mount_part(mount: &Mount, state: Option<&State>, live: &Live) -> M
         inodes_used: live.usage.filter(|usage| usage.inodes > 0).map(|usage| usage.inodes_used),
         ours: state.is_some_and(|state| is_ours(mount, state, live)),
         errors: live.errors,
+        hidden_files: state.filter(|state| is_ours(mount, state, live)).and_then(|state| state.hidden_files),
     }
 }
 
