@@ -7,6 +7,7 @@
 mod judge;
 mod live;
 mod node;
+mod on_node;
 mod parts;
 mod text;
 
@@ -23,6 +24,7 @@ use crate::state::{State, StepTime, rfc3339};
 pub use judge::judge;
 pub use live::Live;
 pub use node::{NodePart, ReportedPart};
+pub use on_node::OnNodePart;
 
 /// Format of the JSON. Grows when a field changes its meaning or goes, not when one is added.
 pub const SCHEMA: u32 = 1;

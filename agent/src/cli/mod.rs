@@ -10,6 +10,7 @@ mod report;
 mod setup;
 mod status;
 mod teardown;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

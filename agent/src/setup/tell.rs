@@ -112,3 +112,25 @@ pub(super) fn remember_given(root: &Root, config: &Config) {
         tracing::warn!("{error}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Step;
+
+    #[test]
+    fn what_the_mount_hides_is_told_by_the_run_that_mounted_and_by_those_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let expose = || Plan::of(Outcome::Create, vec![Step::Expose { target: "/tmp".into() }]);
+        let told = |hidden_files, plan: Plan| {
+            let mut session = Session::default();
+            session.hidden_files = hidden_files;
+            session.report(&root, &Config::default(), Ok(&plan)).unwrap().hidden_files
+        };
+        assert_eq!(told(Some(3), expose()), Some(3));
+        assert_eq!(told(None, Plan::of(Outcome::Keep, vec![Step::ReloadSystemd])), Some(3));
+        assert_eq!(told(None, Plan::of(Outcome::Keep, Vec::new())), Some(3));
+        assert_eq!(told(Some(0), expose()), Some(0));
+    }
+}

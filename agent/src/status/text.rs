@@ -107,6 +107,10 @@ impl Page {
         page.drives(report);
         page.setup(report);
         page.list(Tone::Plain, "node", &report.node.lines());
+        if let Some(there) = &report.node.on_node {
+            let tone = if there.agrees == Some(true) { Tone::Plain } else { Tone::Warning };
+            page.toned_row(tone, "on node", &there.line());
+        }
         page.host(report);
         // The mount's row says that.
         let told = report.mount.as_ref().is_some_and(|mount| mount.hidden_files.is_some());
