@@ -4,11 +4,14 @@
 //! machine. Nothing here writes to a device, or fails because one part cannot be read: the report says which. Whoever may
 //! never answer (the filesystem, the drives) is asked by children of their own, see [`crate::probe`].
 
+mod findings;
 mod judge;
 mod live;
 mod node;
 mod on_node;
 mod parts;
+mod persistence;
+pub mod rules;
 mod text;
 
 use std::time::{Duration, SystemTime};
@@ -19,10 +22,10 @@ use crate::config::Config;
 use crate::probe::smart::Smart;
 use crate::probe::statistics::Statistics;
 use crate::root::Root;
-use crate::state::{State, StepTime, rfc3339};
+use crate::state::{State, StateFile, StepTime, rfc3339};
 
 pub use judge::judge;
-pub use live::Live;
+pub use live::{Kept, Live, NoState, Text};
 pub use node::{NodePart, ReportedPart};
 pub use on_node::OnNodePart;
 
@@ -219,8 +222,24 @@ pub struct SetupPart {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PersistencePart {
+    /// The next boot has all that it needs.
     pub in_order: bool,
     pub problems: Vec<String>,
+    /// The host's files that setup keeps: fstab, mdadm.conf, tmpfiles.d, then what the Node registers with.
+    #[serde(default)]
+    pub files: Vec<FilePart>,
+}
+
+/// One of the host's files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePart {
+    /// `fstab`, `mdadm-conf`, `tmpfiles`, `registration`.
+    pub what: String,
+    pub path: String,
+    /// It is as setup left it, as far as it is setup's; none where this machine does not need it, or it could not be read.
+    pub in_order: Option<bool>,
+    /// What differs; none where nothing does.
+    pub differs: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,14 +261,20 @@ pub struct HostPart {
 /// filesystem may take `patience` to answer, all together.
 pub fn report(root: &Root, config: &Config, problems: Vec<String>, patience: Duration) -> Report {
     let mut unreadable = problems;
-    let state = State::load(root).unwrap_or_else(|error| {
-        unreadable.push(error.to_string());
-        None
-    });
+    let (state, no_state) = match State::read(root) {
+        StateFile::OfThisBoot(state) => (Some(*state), NoState::default()),
+        StateFile::Missing => (None, NoState::Missing),
+        StateFile::OfAnotherBoot(state) => (None, NoState::OfAnotherBoot { finished: state.finished }),
+        StateFile::Unreadable(error) => {
+            unreadable.push(error.to_string());
+            (None, NoState::Unreadable(error.to_string()))
+        }
+    };
     // What was set up is where the state file says, whatever is configured by now.
     let target =
         state.as_ref().map(|s| s.target.as_str()).filter(|t| !t.is_empty()).unwrap_or(&config.target);
     let mut live = Live::look(root, config, target, patience);
+    live.no_state = no_state;
     unreadable.append(&mut live.problems);
     live.problems = unreadable;
     let report = judge(config, state.as_ref(), &live, &rfc3339(SystemTime::now()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::error::ErrorKind;
 
-use super::{Context, Format, output, watch};
+use super::{Context, Format, explain, output, watch};
 use crate::config::Overrides;
 use crate::status::{self, OnNodePart, Report};
 use crate::terminal;
@@ -18,16 +18,22 @@ pub struct Args {
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Format,
+    /// Say what a reason code means, what to do about it and how to look further; without CODE, list them all
+    #[arg(long, value_name = "CODE", num_args = 0..=1, default_missing_value = "")]
+    explain: Option<String>,
     /// Read the Node from the API server, too: whether it says what is the case
     #[arg(long)]
     node: bool,
     /// On a terminal: look again every so many seconds (2 where none are given), until interrupted
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", conflicts_with = "explain",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
 }
 
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
+    if let Some(code) = &args.explain {
+        return explain::run(code, args.output);
+    }
     if let Some(seconds) = args.watch {
         require_terminal(args);
         return watch::watch(Duration::from_secs(seconds), || look(context, args));

@@ -32,9 +32,10 @@ struct Given {
     values: BTreeMap<String, String>,
 }
 
-/// Other processes need the value of this key: what is said on the Node, what becomes of it, which drives are meant.
+/// Other processes need the value of this key: what is said on the Node, what becomes of it, which drives are meant, which
+/// of the host's files were to be written.
 pub(super) fn is_shared(key: &str) -> bool {
-    ABOUT_THE_NODE.contains(&key) || key.starts_with("match.")
+    ABOUT_THE_NODE.contains(&key) || key.starts_with("match.") || key == "tmpfiles"
 }
 
 /// What this boot's last setup was given; nothing where none has begun in this boot.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::units::{bytes, percent};
 use super::{Page, Tone, shortened};
-use crate::status::{ArrayPart, MountPart, Report};
+use crate::status::{ArrayPart, FilePart, MountPart, PersistencePart, Report};
 
 /// What md says of a member that does its part (Documentation/admin-guide/md.rst, `state`).
 const IN_SYNC: &str = "in_sync";
@@ -81,13 +81,20 @@ impl Page {
         self.toned_row(tone, "array", &text);
     }
 
-    /// Whether the next boot has it all.
+    /// Whether the next boot has all that it needs: the files that are in order, then what differs.
     fn reboot(&mut self, report: &Report) {
-        let ours = report.mount.as_ref().is_some_and(|mount| mount.ours);
-        if ours && report.persistence.in_order {
-            self.row("reboot", "fstab has the mount");
+        let PersistencePart { problems, files, .. } = &report.persistence;
+        let paths = files.iter().filter(|file| file.in_order == Some(true)).map(|file| file.path.as_str());
+        match paths.collect::<Vec<_>>().as_slice() {
+            [] => {}
+            paths => self.row("reboot", &format!("in order: {}", paths.join(", "))),
         }
-        self.list(Tone::Warning, "reboot", &report.persistence.problems);
+        let told = |file: &&FilePart| problems.iter().any(|problem| problem.contains(&file.path));
+        let other = files.iter().filter(|file| file.in_order == Some(false) && !told(file)).map(|file| {
+            format!("{}: {}", file.path, file.differs.as_deref().unwrap_or("is not as setup left it"))
+        });
+        let all: Vec<String> = problems.iter().cloned().chain(other).collect();
+        self.list(Tone::Warning, "reboot", &all);
     }
 }
 

@@ -10,7 +10,8 @@ use crate::probe::statistics::{Latency, Statistics};
 use crate::root::Root;
 use crate::state::StepTime;
 use crate::status::{
-    self, ArrayPart, DrivePart, HostPart, MemberPart, MountPart, PersistencePart, ReportedPart, SetupPart,
+    self, ArrayPart, DrivePart, FilePart, HostPart, MemberPart, MountPart, PersistencePart, ReportedPart,
+    SetupPart,
 };
 
 fn drive(n: usize) -> DrivePart {
@@ -77,7 +78,17 @@ fn report(drives: usize) -> Report {
                 .map(|(name, millis)| StepTime { name: name.into(), what: String::new(), millis })
                 .collect(),
         }),
-        persistence: PersistencePart { in_order: true, ..PersistencePart::default() },
+        persistence: PersistencePart {
+            in_order: true,
+            problems: Vec::new(),
+            files: [
+                ("/etc/fstab", Some(true)),
+                ("/etc/mdadm.conf", None),
+                ("/etc/tmpfiles.d/tmp.conf", Some(true)),
+            ]
+            .map(|(path, in_order)| FilePart { path: path.into(), in_order, ..FilePart::default() })
+            .into(),
+        },
         host: Some(HostPart {
             instance_type: Some("i4i.32xlarge".into()),
             kernel: Some("6.12.46-66.121.amzn2023.x86_64".into()),
@@ -130,8 +141,14 @@ fn a_drive_that_warns_and_what_else_was_found() {
     report.mount.as_mut().unwrap().hidden_files = Some(3);
     report.notes =
         vec!["3 entries of /tmp on tmpfs are hidden by the mount".into(), "the stripe was made anew".into()];
-    report.persistence =
-        PersistencePart { in_order: false, problems: vec!["/etc/fstab: no line mounts it".into()] };
+    let files = &mut report.persistence.files;
+    files[0].in_order = Some(false);
+    files[1] = FilePart {
+        in_order: Some(false),
+        differs: Some("no ARRAY line is of it".into()),
+        ..files[1].clone()
+    };
+    report.persistence.problems = vec!["/etc/fstab: no line mounts it".into()];
     insta::assert_snapshot!(report.to_string());
 }
 
@@ -216,7 +233,7 @@ fn worst() -> Report {
     }
     let mount = report.mount.as_mut().unwrap();
     (mount.options, mount.errors, mount.hidden_files) = (long.clone(), Some(u64::MAX), Some(u64::MAX));
-    report.persistence = PersistencePart { in_order: false, problems: vec![long.clone(); 9] };
+    report.persistence.problems = vec![long.clone(); 9];
     report.notes = vec![long.clone(); 9];
     report.unreadable = vec![long.clone(); 9];
     report.node.reported = Some(ReportedPart { node: "n".repeat(253), ..ReportedPart::default() });
