@@ -16,6 +16,7 @@ use crate::ioctl::apart;
 use crate::logging::one_line;
 use crate::root::Root;
 use crate::state::Trigger;
+use crate::status::{Verdict, rules};
 
 const CONSOLE_PATH: &str = "/dev/console";
 /// Longest line, in characters, its end not counted.
@@ -40,11 +41,12 @@ pub(crate) fn tell(root: &Root, trigger: Trigger, error: &Error) {
 
 /// `nvme-agent: setup failed (Reason): message; next`, printable ASCII.
 fn line(error: &Error) -> String {
+    let reason = error.reason();
     let (message, next) = match error {
         Error::Refused(refusal) => (refusal.found.join("; "), refusal.next.clone()),
-        other => (other.to_string(), "see `nvme-agent status` and `journalctl -t nvme-agent`".into()),
+        other => (other.to_string(), rules::next(&reason, Verdict::Failed).unwrap_or_default()),
     };
-    let head = format!("nvme-agent: setup failed ({}): ", one_line(&error.reason()));
+    let head = format!("nvme-agent: setup failed ({}): ", one_line(&reason));
     let next = cut(one_line(&next), NEXT);
     let room = LINE.saturating_sub(head.len() + "; ".len() + next.len());
     let message = cut(one_line(&message).trim_end_matches('.').to_owned(), room);
@@ -127,11 +129,12 @@ mod tests {
         );
         let step =
             Error::Step { step: "make-filesystem", cause: Box::new(Error::Other("it said no.".into())) };
-        assert_eq!(
-            line(&step),
-            "nvme-agent: setup failed (MakeFilesystemFailed): step make-filesystem failed: it said no; see `nvme-agent \
-             status` and `journalctl -t nvme-agent`"
-        );
+        let said = line(&step);
+        let expected =
+            "nvme-agent: setup failed (MakeFilesystemFailed): step make-filesystem failed: it said no; ";
+        let next = said.strip_prefix(expected).unwrap_or_else(|| panic!("{said}"));
+        let whole = rules::find("MakeFilesystemFailed").unwrap().next;
+        assert!(next.len() > 40 && whole.starts_with(next.trim_end_matches("...")), "{next}");
         let long = "\u{e4} \u{1b}[31m\n".repeat(200);
         for error in [refusal(&long), Error::Config(long.clone()), Error::Other(long)] {
             let line = line(&error);

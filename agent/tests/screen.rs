@@ -1,4 +1,5 @@
-//! `nvme-agent status` on a terminal: colours, `--watch`; and nothing of either where there is none.
+//! `nvme-agent status` as people meet it: on a terminal (colours, `--watch`), in a pipe, over SSM; and the Node that it
+//! reads for them.
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in tests, but not in what tests call
 
 use std::fs::{self, File};
@@ -193,4 +194,57 @@ fn a_node_that_cannot_be_read_is_said_and_never_fails_status_nor_holds_it_up() {
     let output = status(root.path(), &["--output", "json"]).output().unwrap();
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(json["node"]["on_node"].is_null(), "nobody asked: {json}");
+}
+
+/// The script of a command document, which is its last part.
+fn ssm_script(output: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/ssm/nvme-agent-status.yaml");
+    let document = fs::read_to_string(path).unwrap();
+    let (_, script) = document.split_once("- |\n").unwrap();
+    let lines: Vec<&str> = script.lines().map(str::trim_start).collect();
+    lines.join("\n").replace("{{ Output }}", output)
+}
+
+/// The SSM console, and what the API answers without a bucket, end after 2,500 characters.
+#[test]
+fn what_ssm_shows_of_it_has_the_verdict_and_the_next_action() {
+    let root = machine();
+    let message = "something long and sad happened to /etc/somewhere, ".repeat(200);
+    let text = format!(
+        "{{\"version\": 1, \"state\": \"failed\", \"reason\": \"ForeignData\", \"boot_id\": \"boot\", \"target\": \"/tmp\", \
+         \"message\": \"{message}\"}}"
+    );
+    fs::write(root.path().join("run/nvme-agent/state.json"), text).unwrap();
+    let bin = root.path().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let agent = assert_cmd::cargo::cargo_bin("nvme-agent");
+    // By a child: a file that this process has written cannot be executed while the fork of another test still has it.
+    let wrapper = format!(
+        "printf '#!/bin/sh\\nexec %s \"$@\" --root %s\\n' {} {} >{1}/bin/nvme-agent; chmod 755 {1}/bin/nvme-agent",
+        agent.display(),
+        root.path().display()
+    );
+    assert!(Command::new("sh").args(["-c", &wrapper]).status().unwrap().success());
+    for output in ["text", "json"] {
+        let mut script = Command::new("sh");
+        script.args(["-c", &ssm_script(output)]).env("PATH", format!("{}:/usr/bin:/bin", bin.display()));
+        let output = script.output().unwrap();
+        assert_eq!(output.status.code(), Some(11), "{}", String::from_utf8_lossy(&output.stderr));
+        let shown = String::from_utf8_lossy(&output.stdout[..output.stdout.len().min(2500)]).into_owned();
+        let next = nvme_agent::status::rules::find("ForeignData").unwrap().next;
+        for word in ["failed", "ForeignData", next] {
+            assert!(shown.contains(word), "no {word}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_machine_of_which_nothing_can_be_read_has_a_screen_all_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    for args in [&[][..], &["--output", "json"], &["--node"]] {
+        let output = status(root.path(), args).output().unwrap();
+        assert_eq!(output.status.code(), Some(12), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("not-set-up") && text.contains("/proc/1/mountinfo"), "{text}");
+    }
 }
