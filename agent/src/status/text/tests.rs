@@ -166,7 +166,12 @@ fn what_ec2_counts_is_shown_where_a_drive_reports_it() {
         ..counted.clone()
     });
     report.drives[0].statistics = Some(Statistics { read_latency: None, ..counted });
-    insta::assert_snapshot!(report.to_string());
+    let text = report.to_string();
+    // README shows it.
+    let readme = include_str!("../../../../README.md");
+    let shown: String = text.lines().map(|line| format!("    {line}\n")).collect();
+    assert!(readme.contains(&shown.replace("VERSION", "0.1.0")), "README shows something else than:\n{shown}");
+    insta::assert_snapshot!(text);
 }
 
 #[test]
