@@ -124,7 +124,7 @@ pub struct Report {
 pub struct Finding {
     /// CamelCase; `status --explain` says more.
     pub reason: String,
-    /// What it makes of the verdict by itself.
+    /// What it makes of the verdict by itself; `ready` of a warning.
     pub state: Verdict,
     /// One sentence.
     pub message: String,

@@ -45,7 +45,7 @@ fn made() -> String {
     for rule in rules::all() {
         write!(text, "\n### {}\n\n{}: {}\n\n", rule.code, rule.weight.as_str(), rule.meaning).unwrap();
         if !rule.next.is_empty() {
-            write!(text, "- What to do: {}\n", rule.next).unwrap();
+            writeln!(text, "- What to do: {}", rule.next).unwrap();
         }
         writeln!(text, "- To look further: {}", rule.look).unwrap();
     }

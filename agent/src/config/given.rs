@@ -115,8 +115,10 @@ mod tests {
     #[test]
     fn what_setup_was_given_holds_over_the_file_for_others_in_this_boot() {
         let (_dir, root) = machine("on_failure = \"label\"\nprofile = \"file\"\n");
-        setup(&root, &[("on_failure", "no-join"), ("label_domain", "x.example.com"), ("target", "/data")]);
+        let given = [("on_failure", "no-join"), ("label_domain", "x.example.com"), ("target", "/data")];
+        setup(&root, &[&given[..], &[("tmpfiles", "distro")]].concat());
         let config = later(&root);
+        assert_eq!(config.tmpfiles, crate::config::Tmpfiles::Distro, "status misses no file then");
         assert_eq!((config.on_failure, config.label_domain.as_str()), (OnFailure::NoJoin, "x.example.com"));
         assert_eq!((config.profile.as_str(), config.matching.models), ("file", vec!["QEMU".to_owned()]));
         assert_eq!(config.target, "/tmp", "the state file says where");

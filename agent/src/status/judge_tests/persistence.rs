@@ -1,6 +1,9 @@
 //! The host's files that setup keeps.
 
 use super::*;
+use crate::node::registration::{DROP_IN_DIR, DROP_IN_PATH, update};
+use crate::root::Root;
+use crate::status;
 use Verdict::Degraded;
 
 pub(super) const CASES: &[Case] = &[
@@ -117,4 +120,50 @@ fn a_changed_registration_file_is_a_warning() {
         assert!(warned(Way::Environment, text).is_empty(), "nodeadm writes that one at every boot");
     }
     assert!(warned(Way::DropIn, Text::Unread).is_empty());
+}
+
+#[test]
+fn the_files_of_a_machine_are_read_and_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::new(dir.path());
+    let write = |path: &str, text: &str| {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    for path in ["/sys/block", "/sys/bus/pci/devices", "/run/systemd/system", DROP_IN_DIR] {
+        std::fs::create_dir_all(root.join(path)).unwrap();
+    }
+    write("/proc/sys/kernel/random/boot_id", "one");
+    write("/proc/1/mountinfo", "22 1 9:0 / /tmp rw - ext4 /dev/md0 rw\n");
+    write("/usr/sbin/mdadm", "");
+    std::fs::set_permissions(
+        root.join("/usr/sbin/mdadm"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let set = Uuid::from_u128(7);
+    let mut state = State::new(&root, Health::Ready, "SetupComplete", "mounted and verified");
+    (state.target, state.device, state.filesystem) = ("/tmp".into(), "md0".into(), "ext4".into());
+    (state.fs_uuid, state.array_uuid) = (FS.into(), Some(set));
+    state.write(&root).unwrap();
+    update(&root, &Config::default(), &state);
+    let line = mdadm_conf::Line { device: "/dev/md0".into(), name: None, uuid: set };
+    write("/etc/fstab", &format!("UUID={FS} /tmp ext4 nofail 0 0\n"));
+    write("/etc/mdadm.conf", &line.render());
+    write("/etc/tmpfiles.d/tmp.conf", "q /tmp 1777 root root -\n");
+    let look = || {
+        let report = status::report(&root, &Config::default(), Vec::new(), std::time::Duration::from_secs(1));
+        let of = |findings: &[Finding]| findings.iter().map(|f| f.reason.clone()).collect::<Vec<_>>();
+        let in_order: Vec<_> = report.persistence.files.iter().map(|file| file.in_order).collect();
+        (report.state, of(&report.findings), of(&report.warnings), in_order)
+    };
+    assert_eq!(look(), (Verdict::Ready, vec![], vec![], vec![Some(true); 4]));
+    write("/etc/fstab", "");
+    write("/etc/mdadm.conf", "ARRAY <ignore> UUID=1:2:3:4\n");
+    std::fs::remove_file(root.join("/etc/tmpfiles.d/tmp.conf")).unwrap();
+    write(DROP_IN_PATH, "kind: NodeConfig\n");
+    let wrong = ["PersistenceMissing", "MdadmConfChanged", "TmpfilesChanged"].map(str::to_owned).to_vec();
+    let warned = vec!["RegistrationChanged".to_owned()];
+    assert_eq!(look(), (Verdict::Degraded, wrong, warned, vec![Some(false); 4]));
 }

@@ -94,7 +94,7 @@ pub const RULES: &[Rule] = &[
         "MemberMissing",
         FAILED,
         "Fewer drives are here than the array has members. It is never made anew by itself: the missing one may come back.",
-        "Bring the drive back; where it is gone for good, `nvme-agent setup --wipe-foreign` gives up what is on the others.",
+        "Bring the drive back, or stop and start the instance, which gives it blank drives: what was on them is gone then.",
         CONTENT,
     ),
     Rule::new(
@@ -157,7 +157,7 @@ pub const RULES: &[Rule] = &[
         "KernelTooOld",
         FAILED,
         "The kernel is older than 5.2, or lacks what is needed to put a mount in place.",
-        "Use an image with a newer kernel (AL2: the 5.10 one).",
+        "Boot a newer kernel, or an image with one: every EKS image has 5.10 or later.",
         "`uname -r`",
     ),
     Rule::new(
