@@ -170,7 +170,10 @@ fn what_ec2_counts_is_shown_where_a_drive_reports_it() {
     // README shows it.
     let readme = include_str!("../../../../README.md");
     let shown: String = text.lines().map(|line| format!("    {line}\n")).collect();
-    assert!(readme.contains(&shown.replace("VERSION", "0.1.0")), "README shows something else than:\n{shown}");
+    assert!(
+        readme.contains(&shown.replace("VERSION", "0.1.0")),
+        "README shows something else than:\n{shown}"
+    );
     insta::assert_snapshot!(text);
 }
 
