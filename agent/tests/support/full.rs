@@ -5,8 +5,8 @@ use nvme_agent::probe::smart::{Smart, WARNINGS};
 use nvme_agent::probe::statistics::{Latency, Statistics};
 use nvme_agent::state::{Health, StepTime};
 use nvme_agent::status::{
-    ArrayPart, DrivePart, Finding, HostPart, MemberPart, MountPart, NodePart, PersistencePart, Report,
-    ReportedPart, SCHEMA, SetupPart, Verdict,
+    ArrayPart, DrivePart, FilePart, Finding, HostPart, MemberPart, MountPart, NodePart, OnNodePart,
+    PersistencePart, Report, ReportedPart, SCHEMA, SetupPart, Verdict,
 };
 
 const TIME: &str = "2026-07-26T12:00:00Z";
@@ -80,6 +80,7 @@ pub fn report() -> Report {
             inodes_used: Some(1 << 20),
             ours: true,
             errors: Some(1),
+            hidden_files: Some(2),
         }),
         array: Some(ArrayPart {
             device: "md0".into(),
@@ -111,8 +112,14 @@ pub fn report() -> Report {
                 .to_vec(),
         }),
         persistence: PersistencePart {
+            in_order: false,
             problems: vec!["/etc/fstab: 2 lines are for /tmp".into()],
-            ..PersistencePart::default()
+            files: vec![FilePart {
+                what: "fstab".into(),
+                path: "/etc/fstab".into(),
+                in_order: Some(false),
+                differs: Some("2 lines are for /tmp".into()),
+            }],
         },
         node: NodePart {
             registration: Some(Registration {
@@ -132,6 +139,16 @@ pub fn report() -> Report {
                 reason: "DriveWarns".into(),
                 changed: TIME.into(),
                 read: TIME.into(),
+            }),
+            on_node: Some(OnNodePart {
+                problem: None,
+                node: "ip-10-0-0-1.ec2.internal".into(),
+                state: Some("degraded".into()),
+                condition: Some("True".into()),
+                reason: Some("DriveWarns".into()),
+                tainted: false,
+                agrees: Some(true),
+                differs: Vec::new(),
             }),
         },
         host: Some(HostPart {
