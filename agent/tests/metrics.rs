@@ -158,7 +158,8 @@ fn numbers_are_in_base_units() {
     let step = |name| value(&samples, "nvme_agent_setup_step_duration_seconds", &[("step", name)]);
     assert_eq!((step("create-array"), step("directory")), (Some(0.12), Some(0.005)));
     assert_eq!(value(&samples, "nvme_agent_state_since_timestamp_seconds", &[]), Some(1_785_067_200.0));
-    let findings = [("reason", "DriveWarns"), ("state", "degraded")];
+    assert_eq!(value(&samples, "nvme_agent_persistence_file_in_order", &[("file", "fstab")]), Some(0.0));
+    let findings = [("reason", "DriveCriticalWarning"), ("state", "degraded")];
     assert_eq!(value(&samples, "nvme_agent_findings", &findings), Some(2.0));
 }
 
@@ -196,7 +197,7 @@ fn what_is_not_known_is_absent() {
         && labels.get("serial").is_some_and(|s| s == "AWS1")
         && labels["operation"] == "read"));
     let ours = |name: &str| {
-        name.contains("_filesystem_") || name.contains("_setup_") || name.contains("persistence")
+        name.contains("_filesystem_") || name.contains("_setup_") || name.ends_with("persistence_in_order")
     };
     assert!(!samples.iter().any(|(name, ..)| ours(name) && !name.ends_with("since_setup")), "{samples:?}");
 }

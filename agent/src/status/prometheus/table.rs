@@ -69,6 +69,11 @@ pub const METRICS: &[Metric] = &[
     metric("nvme_agent_persistence_in_order", Kind::Flag, &[],
         "1 where the next boot will find what it needs to mount the storage again.",
         |report, out| out.put(&[], setup(report).map(|_| u8::from(report.persistence.in_order)))),
+    metric("nvme_agent_persistence_file_in_order", Kind::Flag, &["file"],
+        "1 for each of the host's files that is as setup left it, 0 where it differs; absent where it is not needed or not known.",
+        |report, out| for file in &report.persistence.files {
+            out.put(&[&file.what], file.in_order.map(u8::from));
+        }),
 
     metric("nvme_agent_filesystem_size_bytes", Kind::Gauge, &[],
         "Size of our filesystem; absent, as all of it, where what is mounted at the target is not ours.",
