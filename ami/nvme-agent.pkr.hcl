@@ -136,7 +136,7 @@ build {
       "sudo install -m 0644 /var/tmp/nvme-agent.toml /etc/nvme-agent/config.toml",
       "nvme-agent --version",
       "sudo nvme-agent install",
-      "for unit in nvme-agent.service nvme-agent-report.service nvme-agent-report.timer; do systemctl is-enabled $unit; done",
+      "for unit in nvme-agent.service nvme-agent-report.service nvme-agent-report.timer nvme-agent-metrics.service nvme-agent-metrics.timer; do systemctl is-enabled $unit; done",
       "rm /var/tmp/nvme-agent.rpm /var/tmp/nvme-agent.toml",
     ]
   }

@@ -9,7 +9,7 @@
 //! are written, and a unit of an earlier `install`, which would shadow it, is removed.
 
 pub mod hook;
-mod report;
+mod units;
 
 use std::fs;
 use std::io::Write;
@@ -91,7 +91,7 @@ pub fn install(root: &Root, options: &Options) -> Result<Vec<String>> {
     if options.enable {
         files.link(LINK_PATH, unit)?;
     }
-    report::apply(&mut files, binary, options.enable)?;
+    units::apply(&mut files, binary, options.enable)?;
     Ok(files.done)
 }
 

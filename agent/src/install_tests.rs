@@ -33,6 +33,9 @@ fn an_image_gets_binary_unit_rule_and_link_and_a_second_run_changes_nothing() {
             "enabled by /etc/systemd/system/kubelet.service.wants/nvme-agent-report.service",
             "wrote /etc/systemd/system/nvme-agent-report.timer",
             "enabled by /etc/systemd/system/timers.target.wants/nvme-agent-report.timer",
+            "wrote /etc/systemd/system/nvme-agent-metrics.service",
+            "wrote /etc/systemd/system/nvme-agent-metrics.timer",
+            "enabled by /etc/systemd/system/timers.target.wants/nvme-agent-metrics.timer",
         ]
     );
     let unit = fs::read_to_string(root.join(UNIT_PATH)).unwrap();
@@ -73,6 +76,7 @@ fn a_package_is_not_shadowed() {
     for (name, link) in [
         ("nvme-agent-report.service", "kubelet.service.wants"),
         ("nvme-agent-report.timer", "timers.target.wants"),
+        ("nvme-agent-metrics.timer", "timers.target.wants"),
     ] {
         let etc = root.join("/etc/systemd/system");
         assert!(!etc.join(name).exists(), "{name} would shadow the package's");
@@ -123,7 +127,7 @@ fn reports_that_are_masked_stay_so_and_all_else_is_installed() {
     symlink("/dev/null", &timer).unwrap();
     install(&root, &options("/tmp")).unwrap();
     assert_eq!(fs::read_link(&timer).unwrap(), Path::new("/dev/null"));
-    assert!(!root.join("/etc/systemd/system/timers.target.wants").exists());
+    assert!(!root.join("/etc/systemd/system/timers.target.wants/nvme-agent-report.timer").exists());
     let service = fs::read_to_string(root.join("/etc/systemd/system/nvme-agent-report.service")).unwrap();
     assert!(service.contains("\nExecStart=/usr/local/bin/nvme-agent report "), "{service}");
 }

@@ -30,4 +30,5 @@ mod stand_in;
 pub mod state;
 pub mod status;
 pub mod teardown;
+pub mod terminal;
 pub mod verify;

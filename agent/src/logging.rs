@@ -5,8 +5,10 @@
 //!   of an event can be asked for: `journalctl STEP=make-filesystem`, `DEVICE=`, `SERIAL=`, `DURATION_MS=`. A person
 //!   who typed the command sees its result and its final error on the terminal as the command's own output.
 //! - Without journald, under `--root`, and for commands that only look, events are lines on stderr.
+//! - Where stderr is a terminal, it also shows which step runs, on a line that does not stay ([`progress`]).
 
 mod gate;
+pub mod progress;
 mod stderr;
 
 use std::io::Write;
@@ -55,16 +57,19 @@ pub fn init(root: &Root, kind: Kind, level: LevelFilter) -> Logging {
     // Ours alone: what libraries log of requests and answers is not ours to answer for.
     let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
     let registry = tracing_subscriber::registry().with(ours);
+    if kind == Kind::Acts {
+        progress::begin();
+    }
     let _ = match journal {
         // stderr would be the journal again.
         Some((journal, gate)) if stderr_is_journal => {
             registry.with(journal.with_filter(gate::Takes(gate))).try_init()
         }
         Some((journal, gate)) => registry
-            .with(stderr::layer(std::io::stderr).with_filter(gate::Refuses(gate.clone())))
+            .with(stderr::layer(progress::stderr).with_filter(gate::Refuses(gate.clone())))
             .with(journal.with_filter(gate::Takes(gate)))
             .try_init(),
-        None => registry.with(stderr::layer(std::io::stderr)).try_init(),
+        None => registry.with(stderr::layer(progress::stderr)).try_init(),
     };
     Logging { to_journal, stdout_is_journal, stderr_is_journal }
 }

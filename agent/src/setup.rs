@@ -1,5 +1,6 @@
 //! setup: observe → plan → apply → verify → report, with one run at a time.
 
+pub(crate) mod console;
 pub(crate) mod lock;
 mod session;
 mod tell;
@@ -18,6 +19,10 @@ use session::Session;
 /// # Errors
 /// By class, see [`Error::exit_code`].
 pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
+    converge(root, config, trigger).inspect_err(|error| console::tell(root, trigger, error))
+}
+
+fn converge(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     let mut session = Session::start(trigger);
     let lock = suitable(root, &observe::host::read(root)).and_then(|()| {
         session.before(root, config);
@@ -51,6 +56,7 @@ pub fn give_up_boot(root: &Root, config: &Config, error: &Error) {
     session.before(root, config);
     session.step_back(root, config, error);
     session.report_failure(root, config, error);
+    console::tell(root, Trigger::Boot, error);
 }
 
 /// What [`run`] would do. Changes nothing.

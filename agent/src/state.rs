@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -128,11 +129,24 @@ pub struct State {
     pub drives: u32,
     /// Size of the filesystem's device.
     pub capacity_gib: u64,
+    /// Entries of the target that the mount hides, counted before it was put there; none where nothing was.
+    pub hidden_files: Option<u64>,
     pub steps: Vec<StepTime>,
     /// What could not be persisted, a sentence each.
     pub persistence: Vec<String>,
     /// Said aloud: a rebuild, files that got hidden, ...
     pub notes: Vec<String>,
+}
+
+/// What there is of a state file.
+#[derive(Debug)]
+pub enum StateFile {
+    Missing,
+    /// It speaks of a machine as it was then.
+    OfAnotherBoot(Box<State>),
+    OfThisBoot(Box<State>),
+    /// It is there but cannot be read, or is of another format.
+    Unreadable(Error),
 }
 
 impl State {
@@ -201,14 +215,32 @@ impl State {
     /// # Errors
     /// The file is there but cannot be read, or is of another format.
     pub fn load(root: &Root) -> Result<Option<State>> {
-        let path = root.join(STATE_PATH);
-        let file = match atomic::open(&path) {
+        match State::read(root) {
+            StateFile::OfThisBoot(state) => Ok(Some(*state)),
+            StateFile::Missing | StateFile::OfAnotherBoot(_) => Ok(None),
+            StateFile::Unreadable(error) => Err(error),
+        }
+    }
+
+    /// The state file, whatever is the matter with it.
+    pub fn read(root: &Root) -> StateFile {
+        match State::parse(&root.join(STATE_PATH)) {
+            Ok(Some(state)) if state.boot_id == boot_id(root) => StateFile::OfThisBoot(Box::new(state)),
+            Ok(Some(state)) => StateFile::OfAnotherBoot(Box::new(state)),
+            Ok(None) => StateFile::Missing,
+            Err(error) => StateFile::Unreadable(error),
+        }
+    }
+
+    /// Whatever boot it is of; none where there is no file.
+    fn parse(path: &Path) -> Result<Option<State>> {
+        let file = match atomic::open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(&path, "read the state file")(e)),
+            Err(e) => return Err(Error::io(path, "read the state file")(e)),
         };
         let mut text = Vec::new();
-        file.take(MAX_FILE).read_to_end(&mut text).map_err(Error::io(&path, "read the state file"))?;
+        file.take(MAX_FILE).read_to_end(&mut text).map_err(Error::io(path, "read the state file"))?;
         let state: State = serde_json::from_slice(&text).map_err(|e| {
             Error::Other(format!("{}: not a state file: {e}; run `nvme-agent setup`", path.display()))
         })?;
@@ -219,7 +251,7 @@ impl State {
                 state.version
             )));
         }
-        Ok((state.boot_id == boot_id(root)).then_some(state))
+        Ok(Some(state))
     }
 }
 
@@ -287,6 +319,12 @@ mod tests {
         State::new(&root, Health::Ready, "SetupComplete", "").write(&root).unwrap();
         fs::write(root.join(BOOT_ID_PATH), "two\n").unwrap();
         assert_eq!(State::load(&root).unwrap(), None);
+        // Who asks why is told.
+        assert!(matches!(State::read(&root), StateFile::OfAnotherBoot(state) if state.boot_id == "one"));
+        fs::write(root.join(STATE_PATH), "{").unwrap();
+        assert!(matches!(State::read(&root), StateFile::Unreadable(_)));
+        fs::remove_file(root.join(STATE_PATH)).unwrap();
+        assert!(matches!(State::read(&root), StateFile::Missing));
     }
 
     #[test]

@@ -4,10 +4,15 @@
 //! machine. Nothing here writes to a device, or fails because one part cannot be read: the report says which. Whoever may
 //! never answer (the filesystem, the drives) is asked by children of their own, see [`crate::probe`].
 
+mod findings;
 mod judge;
 mod live;
 mod node;
+mod on_node;
 mod parts;
+mod persistence;
+pub mod prometheus;
+pub mod rules;
 mod text;
 
 use std::time::{Duration, SystemTime};
@@ -18,11 +23,12 @@ use crate::config::Config;
 use crate::probe::smart::Smart;
 use crate::probe::statistics::Statistics;
 use crate::root::Root;
-use crate::state::{State, StepTime, rfc3339};
+use crate::state::{State, StateFile, StepTime, rfc3339};
 
 pub use judge::judge;
-pub use live::Live;
+pub use live::{Kept, Live, NoState, Text};
 pub use node::{NodePart, ReportedPart};
+pub use on_node::OnNodePart;
 
 /// Format of the JSON. Grows when a field changes its meaning or goes, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -46,6 +52,10 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// From good to bad.
+    pub const ALL: [Verdict; 5] =
+        [Verdict::Ready, Verdict::Degraded, Verdict::Failed, Verdict::Absent, Verdict::NotSetUp];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::Ready => "ready",
@@ -79,10 +89,11 @@ pub struct Report {
     pub state: Verdict,
     /// CamelCase.
     pub reason: String,
+    /// What to do next; none where nothing needs doing. Before the message, which may be long: who shows the first 2,500
+    /// characters of it, as the SSM console does, shows this.
+    pub next: Option<String>,
     /// One sentence.
     pub message: String,
-    /// What to do next; none where nothing needs doing.
-    pub next: Option<String>,
     /// All that was found wrong, the worst first: state, reason, message and next action are those of the first, where
     /// there is one.
     #[serde(default)]
@@ -118,7 +129,7 @@ pub struct Report {
 pub struct Finding {
     /// CamelCase; `status --explain` says more.
     pub reason: String,
-    /// What it makes of the verdict by itself.
+    /// What it makes of the verdict by itself; `ready` of a warning.
     pub state: Verdict,
     /// One sentence.
     pub message: String,
@@ -147,6 +158,9 @@ pub struct MountPart {
     /// Errors that the kernel has found in it since it was last checked; none where it does not count them.
     #[serde(default)]
     pub errors: Option<u64>,
+    /// Entries of the directory that it hides, as setup counted them before it mounted; none where it did not.
+    #[serde(default)]
+    pub hidden_files: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -213,8 +227,24 @@ pub struct SetupPart {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PersistencePart {
+    /// The next boot has all that it needs.
     pub in_order: bool,
     pub problems: Vec<String>,
+    /// The host's files that setup keeps: fstab, mdadm.conf, tmpfiles.d, then what the Node registers with.
+    #[serde(default)]
+    pub files: Vec<FilePart>,
+}
+
+/// One of the host's files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePart {
+    /// `fstab`, `mdadm-conf`, `tmpfiles`, `registration`.
+    pub what: String,
+    pub path: String,
+    /// It is as setup left it, as far as it is setup's; none where this machine does not need it, or it could not be read.
+    pub in_order: Option<bool>,
+    /// What differs; none where nothing does.
+    pub differs: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,14 +266,20 @@ pub struct HostPart {
 /// filesystem may take `patience` to answer, all together.
 pub fn report(root: &Root, config: &Config, problems: Vec<String>, patience: Duration) -> Report {
     let mut unreadable = problems;
-    let state = State::load(root).unwrap_or_else(|error| {
-        unreadable.push(error.to_string());
-        None
-    });
+    let (state, no_state) = match State::read(root) {
+        StateFile::OfThisBoot(state) => (Some(*state), NoState::default()),
+        StateFile::Missing => (None, NoState::Missing),
+        StateFile::OfAnotherBoot(state) => (None, NoState::OfAnotherBoot { finished: state.finished }),
+        StateFile::Unreadable(error) => {
+            unreadable.push(error.to_string());
+            (None, NoState::Unreadable(error.to_string()))
+        }
+    };
     // What was set up is where the state file says, whatever is configured by now.
     let target =
         state.as_ref().map(|s| s.target.as_str()).filter(|t| !t.is_empty()).unwrap_or(&config.target);
     let mut live = Live::look(root, config, target, patience);
+    live.no_state = no_state;
     unreadable.append(&mut live.problems);
     live.problems = unreadable;
     let report = judge(config, state.as_ref(), &live, &rfc3339(SystemTime::now()));

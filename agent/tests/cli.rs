@@ -264,7 +264,9 @@ fn status_of_a_fixture_is_the_fixtures() {
     write("ready", "boot");
     assert_eq!(status(&[]).status.code(), Some(11), "nothing is mounted");
     write("ready", "another boot");
-    assert_eq!(status(&[]).status.code(), Some(12));
+    let output = status(&[]);
+    assert_eq!(output.status.code(), Some(12));
+    assert!(output.stdout.starts_with(b"not-set-up (StateOfAnotherBoot)"), "{}", text(&output.stdout));
     fs::write(&state, "{").unwrap();
     fs::write(root.path().join("etc/nvme-agent/config.toml"), "x = 1").unwrap();
     fs::write(root.path().join("proc/1/mountinfo"), b"\xff\xff\n").unwrap();
@@ -272,7 +274,7 @@ fn status_of_a_fixture_is_the_fixtures() {
     let output = status(&[]);
     assert_eq!(output.status.code(), Some(12), "{}", text(&output.stdout));
     let stdout = text(&output.stdout);
-    for part in ["state.json", "config.toml:1", "mountinfo"] {
+    for part in ["not-set-up (StateUnreadable)", "state.json", "config.toml:1", "mountinfo"] {
         assert!(stdout.contains(part), "{part} is not told of: {stdout}");
     }
 }

@@ -16,8 +16,13 @@ use nvme_agent::state::{Health, State};
 use tempfile::TempDir;
 
 const UNITS: &str = "/usr/lib/systemd/system";
-const UNITS_OF_OURS: [&str; 3] =
-    ["nvme-agent.service", "nvme-agent-report.service", "nvme-agent-report.timer"];
+const UNITS_OF_OURS: [&str; 5] = [
+    "nvme-agent.service",
+    "nvme-agent-report.service",
+    "nvme-agent-report.timer",
+    "nvme-agent-metrics.service",
+    "nvme-agent-metrics.timer",
+];
 
 /// An image with this machine's units, those of an EKS node, a static /tmp, and what `install` puts there.
 fn image(config: &str) -> Option<TempDir> {
@@ -175,7 +180,9 @@ fn the_credential_plugin_can_write_into_roots_home() {
 #[test]
 fn the_security_score_is_at_most_5_and_where_nothing_is_mounted_4() {
     let Some(image) = image("") else { return };
-    for (unit, threshold) in [("nvme-agent.service", 50), ("nvme-agent-report.service", 40)] {
+    for (unit, threshold) in
+        [("nvme-agent.service", 50), ("nvme-agent-report.service", 40), ("nvme-agent-metrics.service", 40)]
+    {
         let threshold = format!("--threshold={threshold}");
         let (output, said) =
             analyze(image.path(), &["security", "--offline=true", &threshold, "--no-pager", unit]);

@@ -14,7 +14,7 @@ esac
 # program starts.
 release=$(sed -n -e 's/"//g' -e 's/^ID=//p' -e 's/^VERSION_ID=//p' /etc/os-release 2>/dev/null | sort -r | tr '\n' ' ')
 if [ "$release" = "amzn 2 " ]; then
-    for unit in nvme-agent.service nvme-agent-report.service; do
+    for unit in nvme-agent.service nvme-agent-report.service nvme-agent-metrics.service; do
         mkdir -p "/etc/systemd/system/$unit.d"
         printf '%s\n' '# Written by the nvme-agent package, for systemd 219.' '[Service]' 'SystemCallFilter=' \
             >"/etc/systemd/system/$unit.d/10-systemd-219.conf"
@@ -28,7 +28,8 @@ fi
 
 # At the first installation only, and as the presets say: from then on it is the administrator's to decide.
 if [ "$first" = yes ] && command -v systemctl >/dev/null 2>&1; then
-    systemctl --no-reload preset nvme-agent.service nvme-agent-report.service nvme-agent-report.timer >/dev/null 2>&1 ||
+    systemctl --no-reload preset nvme-agent.service nvme-agent-report.service nvme-agent-report.timer \
+        nvme-agent-metrics.service nvme-agent-metrics.timer >/dev/null 2>&1 ||
         echo "nvme-agent: note: its units are not enabled; 'systemctl preset nvme-agent.service' says why"
 fi
 if [ -d /run/systemd/system ]; then

@@ -9,10 +9,11 @@ case ${1:-0} in
 esac
 
 if command -v systemctl >/dev/null 2>&1; then
-    systemctl --no-reload disable nvme-agent.service nvme-agent-report.service nvme-agent-report.timer >/dev/null 2>&1 || :
-    # The timer alone would go on and fail. Stopping the other two would do nothing: they have ended.
+    systemctl --no-reload disable nvme-agent.service nvme-agent-report.service nvme-agent-report.timer \
+        nvme-agent-metrics.service nvme-agent-metrics.timer >/dev/null 2>&1 || :
+    # The timers alone would go on and fail. Stopping the others would do nothing: they have ended.
     if [ -d /run/systemd/system ]; then
-        systemctl stop nvme-agent-report.timer || :
+        systemctl stop nvme-agent-report.timer nvme-agent-metrics.timer || :
     fi
 fi
 
@@ -23,6 +24,7 @@ for file in /etc/systemd/system/nodeadm-run.service.d/50-nvme-agent.conf \
     /etc/systemd/system/nvme-agent.service.d/50-target.conf \
     /etc/systemd/system/nvme-agent.service.d/10-systemd-219.conf \
     /etc/systemd/system/nvme-agent-report.service.d/10-systemd-219.conf \
+    /etc/systemd/system/nvme-agent-metrics.service.d/10-systemd-219.conf \
     /etc/kubernetes/node-feature-discovery/features.d/nvme-agent; do
     case $(head -n 1 "$file" 2>/dev/null) in
         "# Written by "*nvme-agent* | "# nvme-agent: "*) rm -f "$file" ;;
@@ -30,5 +32,8 @@ for file in /etc/systemd/system/nodeadm-run.service.d/50-nvme-agent.conf \
 done
 # Its name is ours whoever wrote it: the agent, or userData before there was one.
 rm -f /etc/eks/nodeadm.d/50-nvme-agent.yaml
-rmdir /etc/systemd/system/nvme-agent.service.d /etc/systemd/system/nvme-agent-report.service.d 2>/dev/null || :
+# So are these: node_exporter would go on saying what was true at the last look.
+rm -f /var/lib/node_exporter/textfile_collector/nvme-agent.prom
+rmdir /etc/systemd/system/nvme-agent.service.d /etc/systemd/system/nvme-agent-report.service.d \
+    /etc/systemd/system/nvme-agent-metrics.service.d 2>/dev/null || :
 exit 0

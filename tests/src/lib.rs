@@ -84,5 +84,6 @@ pub mod runner;
 pub mod scenarios;
 pub mod shell;
 pub mod snapshot;
+pub mod status;
 pub mod vm;
 pub mod web;

@@ -14,6 +14,7 @@ use crate::image::Guest;
 use crate::lab::Lab;
 use crate::progress::say;
 use crate::snapshot::Snapshot;
+use crate::status;
 use crate::vm::Vm;
 
 pub mod all;
@@ -55,7 +56,8 @@ pub struct Ctx<'lab> {
 
 impl Ctx<'_> {
     /// Restores a guest, puts the agent at `/usr/bin/nvme-agent`, and hands it over. When `proof` fails or panics, journal and
-    /// state of the guest are kept before it ends.
+    /// state of the guest are kept before it ends. At the end `status --output json` must be valid by its schema, whatever
+    /// has become of the machine: see [`status`].
     pub fn vm(&self, guest: Guest, proof: impl FnOnce(&mut Vm) -> Result<()>) -> Result<()> {
         self.vm_logged(guest, &self.logs, proof)
     }
@@ -82,7 +84,9 @@ impl Ctx<'_> {
             vm.push(&agent, "/usr/bin/nvme-agent")?;
         }
         let result = catch_unwind(AssertUnwindSafe(|| proof(&mut vm)))
-            .unwrap_or_else(|panic| Err(from_panic(&*panic)));
+            .unwrap_or_else(|panic| Err(from_panic(&*panic)))
+            // Whatever a scenario has made of the machine, `status` says it in the words that are promised.
+            .and_then(|()| status::of_what_is_left(&mut vm).context("status at the end of the scenario"));
         if result.is_err() {
             vm.autopsy();
         }

@@ -26,6 +26,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::logging::progress;
 use crate::md::lock::{CreatingMark, Holds};
 use crate::observe::{Files, Inventory};
 use crate::plan::{Plan, Step};
@@ -234,7 +235,10 @@ fn run(plan: &Plan, context: &mut Context) -> Result<()> {
         // Before the intent: a kernel without raid0 is no interrupted run.
         crate::md::kernel::require_raid0(&context.root).map_err(|e| in_step(step, e))?;
     }
+    // A plan that is not the last does not know how many there will be.
+    let all = (!plan.look_again).then(|| context.times.len() + plan.steps.len());
     for (at, step) in plan.steps.iter().enumerate() {
+        let _shown = progress::step(context.times.len() + 1, all, &in_words(step));
         if needs_lock(step) {
             // All at once, at the first step that needs one: a later one must not find a drive changed by udev.
             hold(&plan.steps[at..], context).map_err(|e| in_step(step, e))?;
@@ -250,6 +254,12 @@ fn run(plan: &Plan, context: &mut Context) -> Result<()> {
 /// A field only where it says something.
 fn filled(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
+}
+
+/// With the device, where the step's own words do not have it.
+fn in_words(step: &Step) -> String {
+    let (words, device) = (step.to_string(), about(step).0);
+    if device.is_empty() || words.contains(&device) { words } else { format!("{words} ({device})") }
 }
 
 fn execute_timed(step: &Step, plan: &Plan, context: &mut Context) -> Result<()> {

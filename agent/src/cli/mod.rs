@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod args;
+mod explain;
 mod gate;
 mod install;
 mod output;
@@ -10,6 +11,7 @@ mod report;
 mod setup;
 mod status;
 mod teardown;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +53,7 @@ Exit codes of render:
 
 Exit codes of status:
   0  ready, or absent (no drives, none expected)
+  1  what it says could not be written
   2  wrong usage of the command line
   10 degraded
   11 failed
@@ -74,8 +77,8 @@ Files:
 
 Environment:
   NVME_AGENT_TARGET and so on for every key of the configuration, NVME_AGENT_CONFIG, NVME_AGENT_LOG_LEVEL.
-  Flags override the environment, which overrides the file. What concerns the Node or the drives' models holds for gate,
-  report and status as the last setup of this boot was given it.";
+  Flags override the environment, which overrides the file. What concerns the Node, the drives' models or tmpfiles holds
+  for gate, report and status as the last setup of this boot was given it.";
 
 /// Makes the local NVMe drives of an EC2 node one fast filesystem, safely, at every boot
 #[derive(Debug, Parser)]

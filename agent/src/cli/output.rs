@@ -6,14 +6,27 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::logging::ascii;
+use crate::status::Report;
+use crate::terminal;
 
 /// Prints text. A reader that left (`status | head`) is no error.
 pub fn text(text: &str) -> Result<()> {
+    write(&ascii(text))
+}
+
+fn write(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(ascii(text).as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => result.context("stdout: cannot write the result"),
     }
+}
+
+/// Prints the report for people, in colours where stdout is a terminal that wants them.
+pub fn screen(report: &Report) -> Result<()> {
+    let colour = terminal::is_coloured(&std::io::stdout(), |name| std::env::var_os(name));
+    // Printable ASCII by itself, and else the codes of the colours.
+    write(&report.screen(colour))
 }
 
 /// Prints a value as JSON, one line feed at its end.

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::logging::{self, Kind};
 use crate::node::policy;
 use crate::root::Root;
+use crate::setup::console;
 use crate::state::{State, Trigger};
 
 /// Make the drives one filesystem, mount it, keep it over reboots, verify
@@ -31,10 +32,11 @@ pub struct Args {
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     context.require_host("setup");
     context.require_root("setup")?;
-    let config = context.load(&args.config.overrides()).inspect_err(|error| {
-        if args.trigger == Trigger::Boot {
-            give_up(context, context.salvage(&args.config.overrides()), error);
-        }
+    let config = context.load(&args.config.overrides()).inspect_err(|error| match args.trigger {
+        Trigger::Boot => give_up(context, context.salvage(&args.config.overrides()), error),
+        // userData has written what the Node says where setup does not get to it.
+        Trigger::UserData => console::tell(&context.root, args.trigger, error),
+        Trigger::Hand => {}
     })?;
     // Nothing in the configuration is a secret.
     let json = serde_json::to_string(&config).unwrap_or_default();

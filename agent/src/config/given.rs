@@ -32,9 +32,10 @@ struct Given {
     values: BTreeMap<String, String>,
 }
 
-/// Other processes need the value of this key: what is said on the Node, what becomes of it, which drives are meant.
+/// Other processes need the value of this key: what is said on the Node, what becomes of it, which drives are meant, which
+/// of the host's files were to be written.
 pub(super) fn is_shared(key: &str) -> bool {
-    ABOUT_THE_NODE.contains(&key) || key.starts_with("match.")
+    ABOUT_THE_NODE.contains(&key) || key.starts_with("match.") || key == "tmpfiles"
 }
 
 /// What this boot's last setup was given; nothing where none has begun in this boot.
@@ -114,8 +115,10 @@ mod tests {
     #[test]
     fn what_setup_was_given_holds_over_the_file_for_others_in_this_boot() {
         let (_dir, root) = machine("on_failure = \"label\"\nprofile = \"file\"\n");
-        setup(&root, &[("on_failure", "no-join"), ("label_domain", "x.example.com"), ("target", "/data")]);
+        let given = [("on_failure", "no-join"), ("label_domain", "x.example.com"), ("target", "/data")];
+        setup(&root, &[&given[..], &[("tmpfiles", "distro")]].concat());
         let config = later(&root);
+        assert_eq!(config.tmpfiles, crate::config::Tmpfiles::Distro, "status misses no file then");
         assert_eq!((config.on_failure, config.label_domain.as_str()), (OnFailure::NoJoin, "x.example.com"));
         assert_eq!((config.profile.as_str(), config.matching.models), ("file", vec!["QEMU".to_owned()]));
         assert_eq!(config.target, "/tmp", "the state file says where");

@@ -81,6 +81,21 @@ pub fn replace_if(path: &Path, expected: Option<&str>, new: &str) -> Result<()> 
     Writer { path, mode: 0o644, expected: Some(expected) }.write(new.as_bytes())
 }
 
+/// Gives `path` the text `new`, whatever it was: no symlink is followed and nothing of the old file is kept, since the
+/// directory may be somebody's who is not root. Mode 0644. The temporary file's name ends in a number.
+///
+/// # Errors
+/// The directory is missing or cannot be written.
+pub fn publish(path: &Path, new: &str) -> Result<()> {
+    remove_leftovers(path);
+    let mut temp = Temp::create(path)?;
+    let failed = |action| Error::io(temp.path.clone(), action);
+    temp.file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed("set the mode"))?;
+    (&temp.file).write_all(new.as_bytes()).map_err(failed("write"))?;
+    temp.file.sync_all().map_err(failed("sync"))?;
+    temp.rename_to(path, false)
+}
+
 /// Writes `value` as JSON, mode 0600; makes the directory (0700) where it is missing. On return it survives a
 /// power cut.
 ///

@@ -63,6 +63,33 @@ fn a_new_file_is_readable_by_all_whatever_the_umask() {
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
 }
 
+/// node_exporter reads whatever ends in `.prom`, and its directory may be its own user's, who must not have root write
+/// where a link of his leads.
+#[test]
+fn what_is_published_follows_no_link_keeps_nothing_and_is_readable_by_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("nvme-agent.prom"), dir.path().join("shadow"));
+    fs::write(&other, "theirs").unwrap();
+    symlink(&other, &path).unwrap();
+    let killed = dir.path().join(".nvme-agent.prom.nvme-agent.1.0");
+    fs::write(&killed, "half").unwrap();
+    for text in ["new\n", "newer\n"] {
+        publish(&path, text).unwrap();
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(
+            (fs::read_to_string(&path).unwrap().as_str(), fs::metadata(&path).unwrap().mode()),
+            (text, 0o100_644)
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    assert_eq!((fs::read_to_string(&other).unwrap().as_str(), killed.exists()), ("theirs", false));
+    let temp = Temp::create(&path).unwrap();
+    assert_ne!(temp.path.extension().unwrap(), "prom");
+    let missing = dir.path().join("missing/nvme-agent.prom");
+    let error = publish(&missing, "").unwrap_err().to_string();
+    assert!(error.contains(missing.to_str().unwrap()), "{error}");
+}
+
 #[test]
 fn a_change_by_somebody_else_is_not_lost() {
     let dir = tempfile::tempdir().unwrap();

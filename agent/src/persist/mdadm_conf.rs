@@ -240,6 +240,16 @@ pub fn edit(
     Ok(Some(Edited { text: out.into_text(), change: changes.join("; ") }))
 }
 
+/// What is wrong with the file as it is now, where it ought to name the set; none where a line does, whoever wrote it.
+pub fn lacks(text: Option<&str>, set: Uuid) -> Option<String> {
+    match text.map(parse) {
+        None => Some("is gone".into()),
+        Some(Ok(arrays)) if arrays.iter().any(|array| array.uuid == Some(set)) => None,
+        Some(Ok(_)) => Some(format!("no ARRAY line names the set {}", mdadm_uuid(&set))),
+        Some(Err(problem)) => Some(problem.to_string()),
+    }
+}
+
 /// mdadm.conf without our line; a line that was taken over stays a comment. `None` where there is none of ours.
 /// Does not mind malformed lines of others.
 pub fn remove(text: &str) -> Option<String> {

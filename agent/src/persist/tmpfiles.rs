@@ -61,6 +61,16 @@ pub fn edit(text: Option<&str>, distro: Option<&str>, target: &str) -> Result<Op
     Ok(Some(Edited { text: wanted, change: "systemd-tmpfiles is kept from deleting files on /tmp".into() }))
 }
 
+/// What is wrong with the file as it is now (`text`; none where it is gone), where it ought to keep the files of /tmp; none
+/// where it does, whoever wrote it: an update of the distribution's file is no fault of this one.
+pub fn lacks(text: Option<&str>) -> Option<String> {
+    let Some(text) = text else {
+        return Some("is gone: systemd-tmpfiles deletes files on /tmp by the distribution's rules".into());
+    };
+    let line = lines::split(text).find(|line| deletes_in_tmp(line.body))?;
+    Some(format!("line {} deletes files on /tmp: `{}`", line.no, quote(line.body)))
+}
+
 /// A line of tmpfiles.d(5): type, path, mode, user, group, age, argument.
 struct Rule<'a> {
     kind: &'a str,
@@ -182,6 +192,17 @@ R! /var/tmp/systemd-private-*
         for harmless in ["", "q /tmp 1777 root root -\n", "q /var/tmp 1777 root root 5d\n", "x /tmp/keep\n"] {
             assert_eq!(edit(Some(harmless), Some(AL2023), "/tmp"), Ok(None), "{harmless}");
         }
+    }
+
+    #[test]
+    fn a_file_lacks_what_keeps_the_files_where_it_is_gone_or_has_a_rule_that_deletes() {
+        let ours = edit(None, Some(AL2023), "/tmp").unwrap().unwrap().text;
+        for kept in [ours.as_str(), "", "q /tmp 1777 root root -\n", "q /var/tmp 1777 root root 5d\n"] {
+            assert_eq!(lacks(Some(kept)), None, "{kept}");
+        }
+        assert!(lacks(None).unwrap().starts_with("is gone"));
+        let edited = ours.replace("q /tmp 1777 root root -", "q /tmp 1777 root root 10d");
+        assert_eq!(lacks(Some(&edited)).unwrap(), "line 4 deletes files on /tmp: `q /tmp 1777 ...`");
     }
 
     #[test]

@@ -61,9 +61,15 @@ impl Said {
         }
     }
 
-    /// In words why it cannot be read; none where it can, or nobody knows.
+    /// In words why it cannot be read; none where it can, or nobody knows: an error that speaks of us says nothing of the
+    /// drive.
     pub fn unreadable(&self) -> Option<String> {
-        self.read.filter(|errno| *errno != 0).map(|errno| Errno::from_raw(errno).desc().to_owned())
+        match Errno::from_raw(self.read.filter(|errno| *errno != 0)?) {
+            Errno::EACCES | Errno::EPERM | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EINTR => {
+                None
+            }
+            error => Some(error.desc().to_owned()),
+        }
     }
 }
 
@@ -185,6 +191,8 @@ mod tests {
         let said = Said::understand(&bytes);
         assert_eq!((said.smart.clone().unwrap().wear_percent, said.statistics.clone()), (7, None));
         assert_eq!((said.unreadable().as_deref(), said.refusal()), (Some("I/O error"), None));
+        let ours = Said { read: Some(Errno::ENOMEM as i32), ..said.clone() };
+        assert_eq!(ours.unreadable(), None, "it says nothing of the drive");
         let silent = Said::understand(&bytes[..bytes.len() - 9]);
         assert_eq!((silent.smart, silent.read), (said.smart, None), "a read that does not come back");
         assert_eq!(Said::understand(&bytes[..20]), Said::default());

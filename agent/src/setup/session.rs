@@ -39,6 +39,8 @@ pub(super) struct Session {
     assembled: Vec<PathBuf>,
     pub(super) promise: Option<Promise>,
     pub(super) capacity: u64,
+    /// Entries of the target that this run's mount hides.
+    pub(super) hidden_files: Option<u64>,
     /// Media errors that the drives count, by serial number.
     pub(super) media_errors: BTreeMap<String, u64>,
     /// `teardown --at-next-boot` was left for this run, which did that and nothing else.
@@ -100,6 +102,9 @@ impl Session {
                     tracing::warn!(outcome = ?plan.outcome, "{note}");
                     self.notes.push(note.clone());
                 }
+            }
+            if plan.steps.iter().any(|step| matches!(step, Step::Expose { .. })) {
+                self.hidden_files = Some(inventory.target.entries);
             }
             let context = match &mut context {
                 Some(context) => {

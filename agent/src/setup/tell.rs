@@ -63,6 +63,10 @@ impl Session {
         if let Ok(Some(before)) = State::load(root) {
             // Errors since the first setup of this boot are errors still.
             state.media_errors.extend(before.media_errors);
+            // What the mount of an earlier run hides is hidden still.
+            if state.hidden_files.is_none() && before.fs_uuid == state.fs_uuid {
+                state.hidden_files = before.hidden_files;
+            }
         }
         let written = state.write(root);
         tell_node(root, config, &state);
@@ -81,6 +85,7 @@ impl Session {
         state.persistence.clone_from(&self.problems);
         state.notes.clone_from(&self.notes);
         state.capacity_gib = self.capacity >> 30;
+        state.hidden_files = self.hidden_files;
         if let Some(promise) = &self.promise {
             state.layout.clone_from(&promise.layout);
             state.device.clone_from(&promise.device);
@@ -105,5 +110,27 @@ fn tell_node(root: &Root, config: &Config, state: &State) {
 pub(super) fn remember_given(root: &Root, config: &Config) {
     if let Err(error) = given::remember(root, &config.given) {
         tracing::warn!("{error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Step;
+
+    #[test]
+    fn what_the_mount_hides_is_told_by_the_run_that_mounted_and_by_those_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let expose = || Plan::of(Outcome::Create, vec![Step::Expose { target: "/tmp".into() }]);
+        let told = |hidden_files, plan: Plan| {
+            let mut session = Session::default();
+            session.hidden_files = hidden_files;
+            session.report(&root, &Config::default(), Ok(&plan)).unwrap().hidden_files
+        };
+        assert_eq!(told(Some(3), expose()), Some(3));
+        assert_eq!(told(None, Plan::of(Outcome::Keep, vec![Step::ReloadSystemd])), Some(3));
+        assert_eq!(told(None, Plan::of(Outcome::Keep, Vec::new())), Some(3));
+        assert_eq!(told(Some(0), expose()), Some(0));
     }
 }

@@ -1,15 +1,29 @@
-//! Tests of the verdict: a state file that says ready against machines that are not.
+//! Tests of the verdict: a machine as setup left it, what happens to it one at a time, by subject, and how the report looks.
+
+#[path = "judge_tests/array.rs"]
+mod array;
+#[path = "judge_tests/drives.rs"]
+mod drives;
+#[path = "judge_tests/mount.rs"]
+mod mount;
+#[path = "judge_tests/persistence.rs"]
+mod persistence;
+#[path = "judge_tests/setup.rs"]
+mod setup;
+#[path = "judge_tests/table.rs"]
+mod table;
 
 use uuid::Uuid;
 
 use super::*;
 use crate::node::registration::{Registration, Way};
-use crate::observe::{DevNum, Mount, Skipped};
+use crate::observe::{Array, DevNum, Drive, Mount};
+use crate::persist::mdadm_conf;
 use crate::probe::filesystem::Usage;
 use crate::probe::smart::Smart;
 use crate::probe::{Answer, drive::Said};
 use crate::state::{StepTime, Trigger};
-use crate::status::{HostPart, ReportedPart};
+use crate::status::{HostPart, Kept, ReportedPart, Text};
 
 const FS: &str = "0b1c2d3e-0000-4000-8000-000000000001";
 const TIME: &str = "2026-07-26T12:00:00Z";
@@ -144,15 +158,39 @@ fn machine(n: usize) -> (State, Live) {
             memory_bytes: Some(123 << 30),
             memory_available_bytes: Some(118 << 30),
         }),
+        no_state: NoState::Missing,
+        kept: kept(state.array_uuid),
+        unprivileged: false,
         problems: Vec::new(),
     };
     (state, live)
 }
 
-fn verdict(state: &State, live: &Live) -> (Verdict, String) {
+/// The host's files as setup left them.
+fn kept(set: Option<Uuid>) -> Kept {
+    let line = |uuid| mdadm_conf::Line { device: "/dev/md0".into(), name: Some("any:md0".into()), uuid };
+    let registration = registered();
+    Kept {
+        mdadm_conf_path: "/etc/mdadm.conf".into(),
+        mdadm_conf: set.map_or(Text::Missing, |set| Text::Is(line(set).render() + "\n")),
+        has_mdadm: true,
+        tmpfiles: Text::Is("# nvme-agent: ours\nq /tmp 1777 root root -\n".into()),
+        keeps_tmp: true,
+        registered: Text::Is(format!("flags:\n  - \"--node-labels={}\"\n", registration.labels)),
+        registration: Some(registration),
+    }
+}
+
+fn report(state: &State, live: &Live) -> Report {
     let report = judge(&Config::default(), Some(state), live, TIME);
     let calm = matches!(report.state, Verdict::Ready | Verdict::Absent);
     assert_eq!(report.next.is_some(), !calm, "whoever needs to act is told how: {report:?}");
+    assert_eq!(report.findings.is_empty(), calm, "{report:?}");
+    report
+}
+
+fn verdict(state: &State, live: &Live) -> (Verdict, String) {
+    let report = report(state, live);
     (report.state, report.reason)
 }
 
@@ -160,187 +198,36 @@ fn mounts(live: &mut Live) -> &mut Vec<Mount> {
     live.mounts.as_mut().unwrap()
 }
 
-#[test]
-fn a_machine_as_setup_left_it_is_what_setup_said() {
-    for n in [1, 2, 8, 24] {
-        let (mut state, live) = machine(n);
-        assert_eq!(verdict(&state, &live), (Verdict::Ready, "SetupComplete".into()), "{n}");
-        state.state = Health::Degraded;
-        state.reason = "PersistenceIncomplete".into();
-        assert_eq!(verdict(&state, &live), (Verdict::Degraded, "PersistenceIncomplete".into()), "{n}");
-    }
+/// What the first drive says.
+fn said(live: &mut Live) -> &mut Answer<Said> {
+    live.health.get_mut("nvme1n1").unwrap()
+}
+
+/// What the first drive says of its health.
+fn smart(live: &mut Live) -> &mut Smart {
+    said(live).said.smart.as_mut().unwrap()
 }
 
 type Change = fn(&mut State, &mut Live);
 
-#[test]
-fn the_live_machine_overrules_a_state_file_that_says_ready() {
-    let cases: &[(&str, &str, usize, Change)] = &[
-        ("unmounted, the tmpfs below shows", "MountReplaced", 2, |_, live| {
-            mounts(live).pop();
-        }),
-        ("unmounted", "MountGone", 2, |_, live| mounts(live).truncate(1)),
-        ("something mounted over it", "MountReplaced", 2, |_, live| {
-            let over = mounts(live)[1].clone();
-            mounts(live).push(over);
-        }),
-        ("another device under the same name", "MountReplaced", 2, |_, live| {
-            mounts(live)[2].dev = DevNum { major: 259, minor: 9 };
-        }),
-        ("a bind of a part of it", "MountReplaced", 1, |_, live| mounts(live)[2].root = "/sub".into()),
-        ("another filesystem", "MountReplaced", 1, |_, live| mounts(live)[2].fs_type = "xfs".into()),
-        ("read-only mount", "MountReadOnly", 2, |_, live| mounts(live)[2].options = "ro,noatime".into()),
-        ("errors=remount-ro struck", "MountReadOnly", 2, |_, live| {
-            mounts(live)[2].super_options = "ro,errors=remount-ro".into();
-        }),
-        ("something mounted over a directory above", "MountHidden", 2, |state, live| {
-            state.target = "/opt/data".into();
-            live.fstab = None;
-            let mounts = mounts(live);
-            mounts[1].at = "/opt".into();
-            mounts[2].at = "/opt/data".into();
-            for (mount, id) in mounts.iter_mut().zip([27, 61, 60]) {
-                (mount.id, mount.parent) = (id, if id == 27 { 1 } else { 27 });
-            }
-        }),
-        ("a drive is gone", "DriveLost", 2, |_, live| {
-            live.drives.as_mut().unwrap().pop();
-        }),
-        ("a controller died", "DriveLost", 1, |_, live| {
-            live.drives.as_mut().unwrap()[0].state = "dead".into()
-        }),
-        ("a drive went read-only", "DriveLost", 2, |_, live| {
-            live.drives.as_mut().unwrap()[1].read_only = true
-        }),
-        ("the array is broken", "ArrayBroken", 2, |_, live| {
-            live.arrays.as_mut().unwrap()[0].state = "broken".into()
-        }),
-        ("the array lost a member", "ArrayBroken", 2, |_, live| {
-            live.arrays.as_mut().unwrap()[0].members.pop();
-        }),
-        ("the array is gone", "ArrayBroken", 2, |_, live| live.arrays.as_mut().unwrap().clear()),
-        ("another array took its name", "ArrayBroken", 2, |_, live| {
-            live.arrays.as_mut().unwrap()[0].uuid = Some(Uuid::from_u128(7));
-        }),
-        ("xfs was shut down", "FilesystemFailed", 2, |_, live| {
-            live.broken = Some("says \"Input/output error\"".into());
-            live.errors = None;
-        }),
-        ("it hangs, and has errors", "FilesystemFailed", 1, |_, live| {
-            (live.broken, live.errors) = (Some("does not answer within 10 s".into()), Some(2));
-        }),
-        ("mounts cannot be read", "MountsUnreadable", 2, |_, live| live.mounts = None),
-        ("drives came after an absent", "DrivesAppeared", 2, |state, _| state.state = Health::Absent),
-    ];
-    for (name, reason, n, change) in cases {
-        let (mut state, mut live) = machine(*n);
+/// Something that happens to a machine with so many drives that is ready: its verdict, and all that is then found, the worst
+/// first.
+struct Case(&'static str, usize, Verdict, &'static [&'static str], Change);
+
+/// Each fact makes the verdict and names itself with what to do, and without it all is well.
+fn tried(cases: &[Case]) {
+    for Case(name, drives, expected, codes, change) in cases {
+        let (mut state, mut live) = machine(*drives);
+        let before = report(&state, &live);
+        assert_eq!((before.state, before.warnings.len()), (Verdict::Ready, 0), "{name}: {before:?}");
         change(&mut state, &mut live);
-        assert_eq!(verdict(&state, &live), (Verdict::Failed, (*reason).to_owned()), "{name}");
+        let after = report(&state, &live);
+        let found: Vec<&str> = after.findings.iter().map(|finding| finding.reason.as_str()).collect();
+        assert_eq!((after.state, found.as_slice()), (*expected, *codes), "{name}: {after:?}");
+        let rule = rules::find(codes[0]).unwrap();
+        assert_eq!((after.reason.as_str(), after.next.as_deref()), (rule.code, Some(rule.next)), "{name}");
+        assert_eq!((&after.message, after.since), (&after.findings[0].message, None), "{name}");
     }
-}
-
-#[test]
-fn what_struck_the_mount_is_told_with_the_device() {
-    for (n, device) in [(1, "/dev/nvme1n1"), (2, "/dev/md0")] {
-        let (state, live) = machine(n);
-        let message = |change: fn(&mut Vec<Mount>)| {
-            let mut live = live.clone();
-            change(mounts(&mut live));
-            judge(&Config::default(), Some(&state), &live, TIME).message
-        };
-        for said in [
-            message(|mounts| mounts[2].super_options = "ro,errors=remount-ro".into()),
-            message(|mounts| mounts.truncate(1)),
-            message(|mounts| mounts.truncate(2)),
-        ] {
-            assert!(said.contains(device), "{said}");
-        }
-    }
-}
-
-#[test]
-fn a_filesystem_with_errors_is_degraded_whatever_setup_said_and_shows_how_many() {
-    let (mut state, mut live) = machine(2);
-    live.errors = Some(3);
-    for (health, reason) in [(Health::Ready, "SetupComplete"), (Health::Degraded, "Incomplete")] {
-        (state.state, state.reason) = (health, reason.into());
-        assert_eq!(verdict(&state, &live), (Verdict::Degraded, "FilesystemErrors".into()), "{health}");
-    }
-    let report = judge(&Config::default(), Some(&state), &live, TIME);
-    assert!(
-        report.message.contains("/dev/md0") && report.message.contains(": 3 since"),
-        "{}",
-        report.message
-    );
-    assert!(
-        report.to_string().lines().any(|line| line.starts_with("mount") && line.ends_with(", 3 errors")),
-        "{report}"
-    );
-    // What is mounted there instead, or over it, answers for itself.
-    live.broken = Some("says \"Input/output error\"".into());
-    mounts(&mut live)[2].dev = DevNum { major: 259, minor: 9 };
-    assert_eq!(verdict(&state, &live), (Verdict::Failed, "MountReplaced".into()));
-}
-
-#[test]
-fn after_a_teardown_at_boot_the_drives_that_are_there_are_no_failure() {
-    let (mut state, live) = machine(2);
-    (state.state, state.reason) = (Health::Absent, crate::teardown::REASON.into());
-    assert_eq!(verdict(&state, &live), (Verdict::Absent, "TornDown".into()));
-}
-
-#[test]
-fn a_mount_without_its_fstab_line_is_degraded() {
-    for fstab in ["", "# UUID=x /tmp\n", "UUID=other /tmp ext4 nofail 0 0\n", "LABEL=x /tmp\n"] {
-        let (state, mut live) = machine(2);
-        live.fstab = Some(fstab.into());
-        assert_eq!(verdict(&state, &live), (Verdict::Degraded, "PersistenceMissing".into()), "{fstab}");
-    }
-    let (state, mut live) = machine(2);
-    live.fstab = None;
-    assert_eq!(verdict(&state, &live).0, Verdict::Ready, "an fstab that cannot be read says nothing");
-}
-
-#[test]
-fn parts_that_cannot_be_read_do_not_hide_that_the_mount_is_there() {
-    let (state, mut live) = machine(2);
-    (live.drives, live.arrays) = (None, None);
-    live.problems = vec!["/sys/block: cannot read".into()];
-    let report = judge(&Config::default(), Some(&state), &live, TIME);
-    assert_eq!(report.state, Verdict::Ready);
-    assert_eq!(report.unreadable, ["/sys/block: cannot read"]);
-}
-
-#[test]
-fn a_drive_that_setup_was_told_to_match_and_this_configuration_does_not_is_not_lost() {
-    let (state, mut live) = machine(2);
-    live.others = state
-        .serials
-        .iter()
-        .map(|serial| Skipped {
-            name: "nvme1n1".into(),
-            serial: serial.clone(),
-            model: "QEMU".into(),
-            unmatched: true,
-            why: "model is not matched".into(),
-        })
-        .collect();
-    live.drives = Some(Vec::new());
-    assert_eq!(verdict(&state, &live).0, Verdict::Ready);
-    // One whose controller died has no size, and is no candidate either.
-    live.others[0].unmatched = false;
-    live.others[0].why = "has no capacity".into();
-    assert_eq!(verdict(&state, &live), (Verdict::Failed, "DriveLost".into()));
-}
-
-#[test]
-fn without_a_state_of_this_boot_nothing_is_called_ready() {
-    let (_, live) = machine(2);
-    let report = judge(&Config::default(), None, &live, TIME);
-    assert_eq!((report.state, report.state.exit_code()), (Verdict::NotSetUp, 12));
-    assert!(report.next.unwrap().contains("nvme-agent setup"));
-    assert!(!report.mount.unwrap().ours);
-    assert_eq!(report.array.unwrap().device, "md0");
 }
 
 #[test]
@@ -393,7 +280,8 @@ fn json_lists_all_drives_and_reads_back_as_the_same_report() {
 fn text_for_a_lost_drive() {
     let (state, mut live) = machine(3);
     live.drives.as_mut().unwrap().remove(1);
-    insta::assert_snapshot!(judge(&Config::default(), Some(&state), &live, TIME).to_string());
+    let report = judge(&Config::default(), Some(&state), &live, TIME);
+    insta::assert_snapshot!(Report { agent: state.agent.clone(), ..report }.to_string());
 }
 
 /// The SSM console shows 2,500 characters of a command's output.

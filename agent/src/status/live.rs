@@ -8,11 +8,13 @@ use std::time::Duration;
 use sysinfo::{MemoryRefreshKind, Product, RefreshKind, System};
 
 use super::HostPart;
-use crate::config::Config;
+use crate::config::{Config, Tmpfiles};
 use crate::error::Result;
+use crate::exec;
+use crate::node::registration::Registration;
 use crate::observe::sysfs::{self, Sysfs};
-use crate::observe::{Array, Drive, Mount, Skipped, arrays, drives, mounts};
-use crate::persist::atomic;
+use crate::observe::{Array, Drive, Mount, Skipped, arrays, drives, files, mounts};
+use crate::persist::{atomic, tmpfiles};
 use crate::probe::filesystem::Usage;
 use crate::probe::{self, Answer};
 use crate::root::Root;
@@ -39,7 +41,50 @@ pub struct Live {
     pub errors: Option<u64>,
     /// None under another root.
     pub host: Option<HostPart>,
+    /// Why there is no state of this boot, where there is none.
+    pub no_state: NoState,
+    /// Further files that setup keeps.
+    pub kept: Kept,
+    /// Not root's own eyes: what could not be read may be there.
+    pub unprivileged: bool,
     pub problems: Vec<String>,
+}
+
+/// Why there is no state of this boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NoState {
+    #[default]
+    Missing,
+    /// With the time that it says, RFC 3339, UTC.
+    OfAnotherBoot { finished: String },
+    /// With the error.
+    Unreadable(String),
+}
+
+/// A file's text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Text {
+    /// It could not be read; `problems` says why.
+    #[default]
+    Unread,
+    Missing,
+    Is(String),
+}
+
+/// The host's files that setup keeps, besides fstab, and what decides whether this machine needs them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// Which of the two this host's mdadm reads.
+    pub mdadm_conf_path: String,
+    pub mdadm_conf: Text,
+    pub has_mdadm: bool,
+    pub tmpfiles: Text,
+    /// systemd-tmpfiles is to be kept from the target.
+    pub keeps_tmp: bool,
+    /// What was written last for the Node's registration, in this boot.
+    pub registration: Option<Registration>,
+    /// The file that it was written to.
+    pub registered: Text,
 }
 
 impl Live {
@@ -59,6 +104,8 @@ impl Live {
         }
         live.arrays = live.keep(arrays::find(&sysfs));
         live.fstab = live.keep(atomic::read_text(&root.join("/etc/fstab"))).map(Option::unwrap_or_default);
+        live.kept = live.kept(root, config);
+        live.unprivileged = root.is_host() && !nix::unistd::geteuid().is_root();
         let mounted = mounts::topmost(&table, target);
         // A directory that is no mount would answer for the root filesystem; a network filesystem or FUSE, mounted there by
         // somebody, may never do so.
@@ -73,6 +120,29 @@ impl Live {
             live.problems.extend(problems);
         }
         live
+    }
+
+    fn kept(&mut self, root: &Root, config: &Config) -> Kept {
+        let mdadm_conf_path = files::mdadm_conf_path(root);
+        let registration = Registration::load(root);
+        let registered = registration.as_ref().and_then(|record| record.path.as_deref());
+        Kept {
+            mdadm_conf: self.text(root, mdadm_conf_path),
+            mdadm_conf_path: mdadm_conf_path.into(),
+            has_mdadm: exec::find_program(root, "mdadm").is_some(),
+            tmpfiles: self.text(root, tmpfiles::PATH),
+            keeps_tmp: config.tmpfiles == Tmpfiles::Keep && root.join("/run/systemd/system").is_dir(),
+            registered: registered.map_or(Text::Unread, |path| self.text(root, path)),
+            registration,
+        }
+    }
+
+    fn text(&mut self, root: &Root, path: &str) -> Text {
+        match self.keep(atomic::read_text(&root.join(path))) {
+            Some(Some(text)) => Text::Is(text),
+            Some(None) => Text::Missing,
+            None => Text::Unread,
+        }
     }
 
     /// Asks the drives, and the filesystem at `target`.

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::OnNodePart;
 use crate::node::registration::Registration;
 use crate::node::report::{MEMORY_PATH, Memory};
 use crate::root::Root;
@@ -15,6 +16,9 @@ pub struct NodePart {
     pub registration: Option<Registration>,
     /// What it was told through the API server; none where it was not, in this boot.
     pub reported: Option<ReportedPart>,
+    /// What the Node itself says; none where nobody asked (`--node`).
+    #[serde(default)]
+    pub on_node: Option<OnNodePart>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +50,7 @@ impl NodePart {
                 reason: told.reason,
                 changed: told.changed,
             }),
+            on_node: None,
         }
     }
 

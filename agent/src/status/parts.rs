@@ -1,13 +1,12 @@
-//! The parts of a report beside the verdict: what is mounted, the array, the drives, whether the next boot has it all.
+//! The parts of a report beside the verdict: what is mounted, the array, the drives.
 
 use crate::observe::{Array, Mount};
-use crate::persist::fstab;
 use crate::probe::Answer;
 use crate::probe::drive::Said;
 use crate::state::State;
 
 use super::live::Live;
-use super::{ArrayPart, DrivePart, MemberPart, MountPart, PersistencePart, SetupPart};
+use super::{ArrayPart, DrivePart, MemberPart, MountPart, SetupPart};
 
 /// The mount is that of the device that setup mounted: by its number, where the kernel's lists are readable.
 pub(super) fn is_ours(mount: &Mount, state: &State, live: &Live) -> bool {
@@ -46,6 +45,7 @@ pub(super) fn mount_part(mount: &Mount, state: Option<&State>, live: &Live) -> M
         inodes_used: live.usage.filter(|usage| usage.inodes > 0).map(|usage| usage.inodes_used),
         ours: state.is_some_and(|state| is_ours(mount, state, live)),
         errors: live.errors,
+        hidden_files: state.filter(|state| is_ours(mount, state, live)).and_then(|state| state.hidden_files),
     }
 }
 
@@ -135,30 +135,4 @@ pub(super) fn setup_part(state: &State) -> SetupPart {
         agent: state.agent.clone(),
         steps: state.steps.clone(),
     }
-}
-
-/// What setup could not persist, and whether fstab still has our line.
-pub(super) fn persistence(state: Option<&State>, target: &str, live: &Live) -> PersistencePart {
-    let mut problems = state.map(|state| state.persistence.clone()).unwrap_or_default();
-    if let (Some(state), Some(text)) = (state, &live.fstab)
-        && !state.fs_uuid.is_empty()
-        && problems.is_empty()
-    {
-        match fstab::parse(text) {
-            Ok(entries) => {
-                let at: Vec<_> = entries.iter().filter(|entry| entry.is_at(target)).collect();
-                let named = |entry: &&fstab::Entry| match entry.source() {
-                    fstab::Source::Uuid(uuid) => uuid.eq_ignore_ascii_case(&state.fs_uuid),
-                    _ => false,
-                };
-                if !at.iter().any(named) {
-                    problems.push(format!("/etc/fstab: no line mounts UUID={} on {target}", state.fs_uuid));
-                } else if at.len() > 1 {
-                    problems.push(format!("/etc/fstab: {} lines are for {target}", at.len()));
-                }
-            }
-            Err(problem) => problems.push(format!("/etc/fstab: {problem}")),
-        }
-    }
-    PersistencePart { in_order: problems.is_empty(), problems }
 }

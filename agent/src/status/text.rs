@@ -1,135 +1,186 @@
 //! The report for people: one screen, and for eight drives within 2,500 characters, which is what the SSM console
-//! shows of a command's output.
+//! shows of a command's output. The verdict and the next action are its first lines.
+
+mod drives;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod units;
 
 use std::fmt::{self, Display, Write};
 
-use super::{DrivePart, Report};
+use super::{Finding, Report, Verdict};
 use crate::logging::{ascii, one_line};
+use units::{bytes, duration};
 
 /// What fits there.
 const SCREEN: usize = 2500;
 /// Steps are shown from this time on, in milliseconds; the others only count.
 const SLOW_STEP: u64 = 5;
-/// More drives than this are shown in a shorter form.
-const MANY_DRIVES: usize = 8;
 
 /// How much is shown; JSON has it all.
 #[derive(Clone, Copy)]
 struct Limits {
-    /// Characters of a sentence.
+    /// Characters of why, and of what to do next.
     sentence: usize,
+    /// Characters of any other row.
+    row: usize,
     /// Characters of one of several notes or problems.
     item: usize,
     /// Notes or problems of a kind.
     items: usize,
+    /// Of the drives: which warnings, and latencies.
+    details: bool,
 }
 
-const ROOMY: Limits = Limits { sentence: 600, item: 400, items: 6 };
-const TIGHT: Limits = Limits { sentence: 280, item: 110, items: 2 };
+/// From roomy to tight: the first that fits on the screen is shown.
+const LIMITS: [Limits; 3] = [
+    Limits { sentence: 600, row: 600, item: 400, items: 6, details: true },
+    Limits { sentence: 280, row: 280, item: 110, items: 2, details: true },
+    TIGHTEST,
+];
+const TIGHTEST: Limits = Limits { sentence: 240, row: 120, item: 70, items: 1, details: false };
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = Page::new(ROOMY).report(self);
-        if text.len() <= SCREEN { f.write_str(&text) } else { f.write_str(&Page::new(TIGHT).report(self)) }
+        f.write_str(&self.screen(false))
     }
+}
+
+impl Report {
+    /// One screen of printable ASCII. With `colour`, the verdict and what is wrong have the escape codes of a terminal
+    /// around them.
+    pub fn screen(&self, colour: bool) -> String {
+        let page = LIMITS.iter().map(|limits| Page::of(self, *limits)).find(Page::fits);
+        page.unwrap_or_else(|| Page::of(self, TIGHTEST).cut()).print(colour)
+    }
+}
+
+/// How a line is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tone {
+    Plain,
+    Good,
+    Warning,
+    Bad,
+}
+
+impl Tone {
+    fn of(verdict: Verdict) -> Tone {
+        match verdict {
+            Verdict::Ready | Verdict::Absent => Tone::Good,
+            Verdict::Degraded | Verdict::NotSetUp => Tone::Warning,
+            Verdict::Failed => Tone::Bad,
+        }
+    }
+
+    /// The escape code (ECMA-48, SGR); none where it is as any other text.
+    fn code(self) -> Option<&'static str> {
+        match self {
+            Tone::Plain => None,
+            Tone::Good => Some("\x1b[32m"),
+            Tone::Warning => Some("\x1b[33m"),
+            Tone::Bad => Some("\x1b[31m"),
+        }
+    }
+}
+
+struct Line {
+    /// ASCII.
+    text: String,
+    tone: Tone,
+    /// How many characters have that tone, from the start.
+    toned: usize,
 }
 
 /// The text as it grows.
 struct Page {
-    text: String,
+    lines: Vec<Line>,
     limits: Limits,
 }
 
 impl Page {
-    fn new(limits: Limits) -> Page {
-        Page { text: String::with_capacity(SCREEN), limits }
+    fn of(report: &Report, limits: Limits) -> Page {
+        let mut page = Page { lines: Vec::new(), limits };
+        page.head(report);
+        page.storage(report);
+        page.drives(report);
+        page.setup(report);
+        page.list(Tone::Plain, "node", &report.node.lines());
+        if let Some(there) = &report.node.on_node {
+            let tone = if there.agrees == Some(true) { Tone::Plain } else { Tone::Warning };
+            page.toned_row(tone, "on node", &there.line());
+        }
+        page.host(report);
+        // The mount's row says that.
+        let told = report.mount.as_ref().is_some_and(|mount| mount.hidden_files.is_some());
+        let notes = report.notes.iter().filter(|note| !told || !note.ends_with("hidden by the mount"));
+        page.list(Tone::Plain, "note", &notes.cloned().collect::<Vec<_>>());
+        page.list(Tone::Warning, "unread", &report.unreadable);
+        page
     }
 
-    fn report(mut self, report: &Report) -> String {
-        let mut head = report.state.as_str().to_owned();
+    fn len(&self) -> usize {
+        self.lines.iter().map(|line| line.text.len() + 1).sum()
+    }
+
+    fn fits(&self) -> bool {
+        self.len() <= SCREEN
+    }
+
+    /// Without its last lines, so that it fits.
+    fn cut(mut self) -> Page {
+        const MORE: &str = "...     the rest is in --output json";
+        while self.len() + MORE.len() + 1 > SCREEN && self.lines.pop().is_some() {}
+        self.line(Tone::Plain, MORE);
+        self
+    }
+
+    fn print(&self, colour: bool) -> String {
+        let mut text = String::with_capacity(SCREEN);
+        for line in &self.lines {
+            let (head, tail) = line.text.split_at(line.toned.min(line.text.len()));
+            let _ = match line.tone.code().filter(|_| colour) {
+                Some(code) => writeln!(text, "{code}{head}\x1b[0m{tail}"),
+                None => writeln!(text, "{head}{tail}"),
+            };
+        }
+        text
+    }
+
+    fn head(&mut self, report: &Report) {
+        let word = report.state.as_str();
+        let mut head = word.to_owned();
         if !report.reason.is_empty() {
             let _ = write!(head, " ({})", report.reason);
         }
         if let Some(since) = &report.since {
             let _ = write!(head, " since {since}");
         }
-        self.line(&head);
-        self.row("why", &report.message);
+        self.line(Tone::of(report.state), &head);
+        if let Some(head) = self.lines.last_mut() {
+            head.toned = word.len();
+        }
+        self.cut_row(Tone::Plain, "why", &report.message, self.limits.sentence);
         if let Some(next) = &report.next {
-            self.row("next", next);
+            self.cut_row(Tone::Plain, "next", next, self.limits.sentence);
         }
-        self.storage(report);
-        self.drives(report);
-        self.setup(report);
-        self.list("node", &report.node.lines());
-        self.host(report);
-        self.list("note", &report.notes);
-        self.list("unread", &report.unreadable);
-        self.text
-    }
-
-    fn storage(&mut self, report: &Report) {
-        match &report.mount {
-            None => self.row("mount", &format!("nothing on {}", report.target)),
-            Some(mount) => {
-                let mut text = format!("{} on {}, {}", mount.source, report.target, mount.filesystem);
-                if let (Some(size), Some(used)) = (mount.size_bytes, mount.used_bytes) {
-                    let percent = used.saturating_mul(100).div_ceil(size.max(1));
-                    let _ = write!(text, ", {}, {percent}% used", bytes(size));
-                }
-                let _ = write!(text, ", {}", mount.options);
-                if let Some(errors @ 1..) = mount.errors {
-                    let _ = write!(text, ", {errors} errors");
-                }
-                self.row("mount", &text);
-            }
-        }
-        if let Some(array) = &report.array {
-            let mut text = format!(
-                "{} {} {}, {} of {} members, chunk {}",
-                array.device,
-                array.level,
-                array.state,
-                array.members.len(),
-                array.raid_disks,
-                bytes(array.chunk_bytes)
-            );
-            if let Some(uuid) = array.uuid {
-                let _ = write!(text, ", {uuid}");
-            }
-            self.row("array", &text);
-        }
-        let ours = report.mount.as_ref().is_some_and(|mount| mount.ours);
-        if ours && report.persistence.in_order {
-            self.row("reboot", "fstab has the mount");
-        }
-        self.list("reboot", &report.persistence.problems);
-    }
-
-    fn drives(&mut self, report: &Report) {
-        if report.drives.is_empty() {
-            return self.row("drives", "none");
-        }
-        let total: u64 = report.drives.iter().map(|drive| drive.size_bytes).sum();
-        self.row("drives", &format!("{}, {} in all", report.drives.len(), bytes(total)));
-        let many = report.drives.len() > MANY_DRIVES;
-        let dull = |drive: &DrivePart| drive.state == "live" && drive.used;
-        for drive in report.drives.iter().filter(|drive| !many || !dull(drive)) {
-            let name = if drive.device.is_empty() { "-" } else { &drive.device };
-            let unused = if drive.used { "" } else { ", not used by us" };
-            let size = bytes(drive.size_bytes);
-            self.line(&format!("  {name:<9} {:<20} {size:>9} {}{unused}", drive.serial, drive.state));
-        }
-        if many {
-            let names: Vec<&str> =
-                report.drives.iter().filter(|d| dull(d)).map(|d| d.device.as_str()).collect();
-            self.line(&format!("  live: {}", names.join(" ")));
-        }
+        let is_head = |found: &&Finding| found.reason == report.reason && found.message == report.message;
+        let sentence = |found: &Finding| {
+            format!("{}: {}. {}", found.reason, found.message.trim_end_matches('.'), found.next)
+        };
+        let further = report.findings.iter().filter(|found| !is_head(found)).map(sentence);
+        self.list(Tone::Bad, "also", &further.collect::<Vec<_>>());
+        let warnings: Vec<String> = report.warnings.iter().map(sentence).collect();
+        self.list(Tone::Warning, "warning", &warnings);
     }
 
     fn setup(&mut self, report: &Report) {
         let Some(setup) = &report.last_setup else { return };
         let mut text = format!("{}, by {}, {} ms", setup.finished, setup.trigger, setup.duration_ms);
+        if setup.agent != report.agent {
+            let _ = write!(text, ", by agent {}", setup.agent);
+        }
         if !setup.steps.is_empty() {
             let slow = setup.steps.iter().filter(|step| step.millis >= SLOW_STEP);
             let mut parts: Vec<String> = slow.map(|step| format!("{} {}", step.name, step.millis)).collect();
@@ -143,71 +194,55 @@ impl Page {
     }
 
     fn host(&mut self, report: &Report) {
+        self.row("agent", &report.agent);
         let Some(host) = &report.host else { return };
         let parts = [
+            host.instance_type.clone(),
             host.kernel.as_ref().map(|kernel| format!("kernel {kernel}")),
             host.uptime_s.map(|seconds| format!("up {}", duration(seconds))),
             host.memory_bytes.map(|memory| format!("memory {}", bytes(memory))),
             host.memory_available_bytes.map(|memory| format!("{} of it available", bytes(memory))),
         ];
-        self.row("host", &parts.into_iter().flatten().collect::<Vec<_>>().join(", "));
+        let text = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        self.row("host", if text.is_empty() { "nothing could be read" } else { &text });
     }
 
     fn row(&mut self, name: &str, text: &str) {
-        self.cut(name, text, self.limits.sentence);
+        self.toned_row(Tone::Plain, name, text);
     }
 
-    fn list(&mut self, name: &str, items: &[String]) {
+    fn toned_row(&mut self, tone: Tone, name: &str, text: &str) {
+        self.cut_row(tone, name, text, self.limits.row);
+    }
+
+    fn list(&mut self, tone: Tone, name: &str, items: &[String]) {
         for item in items.iter().take(self.limits.items) {
-            self.cut(name, item, self.limits.item);
+            self.cut_row(tone, name, item, self.limits.item);
         }
         match items.len().saturating_sub(self.limits.items) {
             0 => {}
-            more => self.row(name, &format!("and {more} more: --output json")),
+            more => self.toned_row(tone, name, &format!("and {more} more: --output json")),
         }
     }
 
-    fn cut(&mut self, name: &str, text: &str, limit: usize) {
-        // ASCII after this, so that bytes are characters.
-        let text = one_line(text);
-        let line = match text.get(..limit) {
-            Some(head) if text.len() > limit => format!("{name:<7} {head}..."),
-            _ => format!("{name:<7} {text}"),
-        };
-        self.line(&line);
+    fn cut_row(&mut self, tone: Tone, name: &str, text: &str, limit: usize) {
+        self.line(tone, &format!("{name:<7} {}", shortened(text, limit)));
     }
 
-    fn line(&mut self, line: &str) {
-        self.text.push_str(&one_line_kept(line));
-        self.text.push('\n');
+    /// A line as it is, indentation too.
+    fn line(&mut self, tone: Tone, line: &str) {
+        let text = ascii(line).replace('\n', " ");
+        let toned = text.len();
+        self.lines.push(Line { text, tone, toned });
     }
 }
 
-/// ASCII on one line, indentation kept.
-fn one_line_kept(line: &str) -> String {
-    ascii(line).replace('\n', " ")
-}
-
-/// Rounded down to the largest unit that leaves at least two.
-fn duration(seconds: u64) -> String {
-    for (length, unit) in [(86_400, "days"), (3600, "h"), (60, "min")] {
-        if seconds / length >= 2 {
-            return format!("{} {unit}", seconds / length);
-        }
-    }
-    format!("{seconds} s")
-}
-
-/// Rounded down to a whole number of the largest unit that leaves at least ten, so that a TiB shows its GiB.
-fn bytes(n: u64) -> String {
-    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if n >> shift >= 10 {
-            return format!("{} {unit}", n >> shift);
-        }
-    }
-    match n {
-        0 => "0".into(),
-        n if n % 1024 == 0 => format!("{} KiB", n >> 10),
-        n => format!("{n} B"),
+/// On one line, at most `limit` characters and dots in the place of the others.
+fn shortened(text: &str, limit: usize) -> String {
+    // ASCII after this, so that bytes are characters.
+    let text = one_line(text);
+    match text.get(..limit) {
+        Some(head) if text.len() > limit => format!("{head}..."),
+        _ => text,
     }
 }

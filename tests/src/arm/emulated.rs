@@ -80,7 +80,12 @@ echo -1 >"/proc/sys/fs/binfmt_misc/$1"
 impl Emulation {
     /// `program` is any for aarch64 that knows `--version`.
     pub fn start(program: &Path) -> Result<Emulation> {
-        debian::ensure_host_tools(&[(EMULATOR, "qemu-user-static"), ("unshare", "util-linux")])?;
+        // promtool is what some of the tests run.
+        debian::ensure_host_tools(&[
+            (EMULATOR, "qemu-user-static"),
+            ("unshare", "util-linux"),
+            ("promtool", "prometheus"),
+        ])?;
         let starts = || run(Command::new(program).arg("--version"));
         if starts().is_ok() {
             return Ok(Emulation { keeper: None });

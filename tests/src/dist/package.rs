@@ -131,6 +131,15 @@ mod tests {
         assert_eq!(in_force(|_| true).directories.len(), 1);
     }
 
+    /// Whoever reads the JSON finds its schema, in the version that the agent writes, where the documentation says.
+    #[test]
+    fn the_schema_of_the_json_is_packaged() {
+        let recipe = fs::read_to_string(workspace().join("packaging/nfpm.yaml")).unwrap();
+        let name = format!("status-{}.json", nvme_agent::status::SCHEMA);
+        let lines = format!("  - src: agent/schema/{name}\n    dst: /usr/share/nvme-agent/{name}\n");
+        assert!(recipe.contains(&lines) && workspace().join("agent/schema").join(name).is_file());
+    }
+
     /// A preset that forgot a unit, or a unit that a package forgot, would leave it out at every boot.
     #[test]
     fn every_unit_is_packaged_and_preset() {
@@ -146,6 +155,6 @@ mod tests {
             }
             units += 1;
         }
-        assert_eq!(units, 3);
+        assert_eq!(units, 5);
     }
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use crate::arm::{boot, emulated};
 use crate::drive::{DriveSpec, GIB, INSTANCE_STORE};
 use crate::progress::note;
 use crate::runner::{Ctx, Scenario, Tier, agent_aarch64, watchdog};
+use crate::status;
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "arm-boot", tier: Tier::Full, run: boots },
@@ -47,7 +47,7 @@ fn boots(ctx: &Ctx) -> Result<()> {
 
     ensure!(ok(0)?.trim() == "aarch64", "the machine is {:?}", answers[0]);
     ok(1)?;
-    let status: Value = serde_json::from_str(ok(2)?).context("status")?;
+    let status = status::parse(ok(2)?)?;
     ensure!(status["state"] == "ready" && status["target"] == "/tmp", "{status:#}");
     ensure!(status["mount"]["source"] == "/dev/md0" && status["mount"]["filesystem"] == "ext4", "{status:#}");
     ensure!(status["array"]["level"] == "raid0" && status["array"]["raid_disks"] == 2, "{status:#}");
@@ -63,7 +63,7 @@ fn boots(ctx: &Ctx) -> Result<()> {
 
     ok(4)?;
     ensure!(ok(5)?.trim() == "kept", "the second run lost a file");
-    let again: Value = serde_json::from_str(ok(6)?).context("status after the second run")?;
+    let again = status::parse(ok(6)?).context("status after the second run")?;
     ensure!(again["state"] == "ready" && again["array"] == status["array"], "{again:#}");
     ensure!(ok(7)?.lines().filter(|line| line.contains(" /tmp ext4 ")).count() == 1, "{}", ok(7)?);
     Ok(())

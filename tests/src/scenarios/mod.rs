@@ -23,6 +23,7 @@ mod inuse;
 mod journal;
 pub(crate) mod kit;
 mod machinery;
+mod metrics;
 mod node;
 mod oracle;
 mod packages;
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Scenario> {
         crash::mkfs::SCENARIOS,
         crash::power::SCENARIOS,
         node::SCENARIOS,
+        metrics::SCENARIOS,
         delivery::SCENARIOS,
         arm::SCENARIOS,
     ]

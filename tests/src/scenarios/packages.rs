@@ -20,25 +20,33 @@ pub const SCENARIOS: &[Scenario] = &[Scenario { name: "packages", tier: Tier::No
 
 const TIME: i64 = 1_700_000_000;
 /// What both have; manual pages and the licence besides.
-const FILES: [&str; 9] = [
+const FILES: [&str; 12] = [
     "/etc/nvme-agent/config.toml",
     "/usr/bin/nvme-agent",
     "/usr/lib/systemd/system-preset/90-nvme-agent.preset",
+    "/usr/lib/systemd/system/nvme-agent-metrics.service",
+    "/usr/lib/systemd/system/nvme-agent-metrics.timer",
     "/usr/lib/systemd/system/nvme-agent-report.service",
     "/usr/lib/systemd/system/nvme-agent-report.timer",
     "/usr/lib/systemd/system/nvme-agent.service",
     "/usr/lib/udev/rules.d/64-nvme-agent-md.rules",
     "/usr/share/bash-completion/completions/nvme-agent",
     "/usr/share/fish/vendor_completions.d/nvme-agent.fish",
+    "/usr/share/nvme-agent/status-1.json",
 ];
-const UNITS: &str = "nvme-agent.service nvme-agent-report.service nvme-agent-report.timer";
+const UNITS: &str = "nvme-agent.service nvme-agent-report.service nvme-agent-report.timer nvme-agent-metrics.service \
+                     nvme-agent-metrics.timer";
+/// Who wants them; a service that its timer starts is wanted by nobody.
+const WANTED_BY: [Option<&str>; 5] =
+    [Some("basic.target"), Some("kubelet.service"), Some("timers.target"), None, Some("timers.target")];
+const TEXTFILE: &str = "/var/lib/node_exporter/textfile_collector/nvme-agent.prom";
 
 /// ROOT, BUSYBOX. A node's units, fstab and records of ours: what the package must not touch.
 const MAKE_ROOT: &str = r#"set -e
 cd "$1"
 mkdir -p bin dev tmp usr/bin usr/lib/systemd/system etc/systemd/system etc/nvme-agent etc/eks/nodeadm.d \
     etc/kubernetes/node-feature-discovery/features.d etc/systemd/system/kubelet.service.d \
-    var/lib/dpkg/info var/lib/dpkg/updates var/lib/nvme-agent
+    var/lib/dpkg/info var/lib/dpkg/updates var/lib/nvme-agent var/lib/node_exporter/textfile_collector
 cp "$2" bin/busybox
 for applet in sh cat head tail sed sort tr mkdir rm rmdir printf echo; do ln -s busybox bin/$applet; done
 printf '#!/bin/sh\necho "$*" >>/systemctl.log\n' >bin/systemctl
@@ -204,7 +212,8 @@ fn life(root: Root, agent: &Path, first: &Path, second: &Path) -> Result<()> {
     ensure!(unit == nvme_agent::install::UNIT, "the packaged unit is not the one of `install`");
     // This machine's systemctl does what the root's was asked to.
     root.sh(&format!("rm -rf etc/systemd/system/*.wants; systemctl --root=. preset {UNITS} 2>&1"))?;
-    for (wants, name) in ["basic.target", "kubelet.service", "timers.target"].iter().zip(UNITS.split(' ')) {
+    for (wants, name) in WANTED_BY.iter().zip(UNITS.split(' ')) {
+        let Some(wants) = wants else { continue };
         ensure!(root.has(&format!("/etc/systemd/system/{wants}.wants/{name}")), "{name} is not preset");
     }
 
@@ -221,13 +230,15 @@ fn life(root: Root, agent: &Path, first: &Path, second: &Path) -> Result<()> {
     root.write(KUBELET_HOOK, theirs)?;
     root.write(DROP_IN_PATH, "state: ready")?;
     root.write(FEATURE_PATH, "# nvme-agent: the local NVMe storage of this node. Rewritten at every boot.")?;
+    root.write(TEXTFILE, "nvme_agent_state{state=\"ready\"} 1")?;
     let kept = "cat etc/fstab var/lib/nvme-agent/record.json";
     let before = root.sh(kept)?;
     let asked = root.remove()?;
     let lines: Vec<&str> = asked.lines().collect();
-    let expected = [format!("--no-reload disable {UNITS}"), "stop nvme-agent-report.timer".to_owned()];
+    let stopped = "stop nvme-agent-report.timer nvme-agent-metrics.timer".to_owned();
+    let expected = [format!("--no-reload disable {UNITS}"), stopped];
     ensure!(lines[..2] == expected && lines[2..].iter().all(|l| *l == "daemon-reload"), "{asked}");
-    for path in [NODEADM_HOOK, DROP_IN_PATH, FEATURE_PATH, target, "/usr/bin/nvme-agent"] {
+    for path in [NODEADM_HOOK, DROP_IN_PATH, FEATURE_PATH, TEXTFILE, target, "/usr/bin/nvme-agent"] {
         ensure!(!root.has(path), "{path} is left");
     }
     ensure!(root.sh(kept)? == before, "what is mounted was touched");
@@ -244,7 +255,7 @@ fn life(root: Root, agent: &Path, first: &Path, second: &Path) -> Result<()> {
 fn amazon_linux_2(root: Root, file: &Path) -> Result<()> {
     root.write("/etc/os-release", "NAME=\"Amazon Linux\"\nVERSION=\"2\"\nID=\"amzn\"\nVERSION_ID=\"2\"")?;
     root.install(file)?;
-    let drop_ins = ["nvme-agent", "nvme-agent-report"]
+    let drop_ins = ["nvme-agent", "nvme-agent-report", "nvme-agent-metrics"]
         .map(|name| format!("/etc/systemd/system/{name}.service.d/10-systemd-219.conf"));
     for path in &drop_ins {
         ensure!(root.sh(&format!("cat .{path}"))?.ends_with("[Service]\nSystemCallFilter=\n"), "{path}");

@@ -71,6 +71,7 @@ cases! {
     table::an_unknown_patch_type_is_415,
     reports::a_report_writes_labels_annotation_and_condition_beside_what_others_wrote,
     reports::a_second_report_sends_no_patch,
+    reports::status_says_what_the_node_says_and_whether_that_is_so,
     reports::an_unchanged_tick_asks_nobody_and_starts_nothing,
     reports::a_node_without_drives_has_nothing_to_tell_at_a_tick,
     reports::what_the_node_was_told_before_a_boot_is_taken_back_in_it,

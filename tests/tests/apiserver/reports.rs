@@ -74,6 +74,41 @@ pub fn a_second_report_sends_no_patch(cluster: &Cluster) {
     }
 }
 
+pub fn status_says_what_the_node_says_and_whether_that_is_so(cluster: &Cluster) {
+    let (node, token) = Node::with_token(cluster);
+    // Not in a file of the machine: those are searched for secrets.
+    let (outside, link) = (node.file("token", &token), "/var/lib/kubelet/token");
+    node.login(&Login::TokenFile(link.as_ref()));
+    let kubeconfig = std::fs::read_to_string(node.kubeconfig_path()).unwrap();
+    node.machine.file("/var/lib/kubelet/kubeconfig", &kubeconfig);
+    std::os::unix::fs::symlink(&outside, node.machine.path(link)).unwrap();
+    node.login(&Login::TokenFile(&outside));
+    let name = format!("NODEADM_KUBELET_ARGS=--hostname-override={}\n", node.name);
+    node.machine.file("/etc/eks/kubelet/environment", &name);
+    let look = |code: i32| {
+        let ran = node.agent(&["status", "--node", "--output", "json"]);
+        assert_eq!(ran.code, Some(code), "{}\n{}", ran.stdout, ran.stderr);
+        let seen: Value = serde_json::from_str(&ran.stdout).unwrap();
+        let there = seen["node"]["on_node"].clone();
+        assert_eq!((&there["problem"], &there["node"]), (&Value::Null, &json!(node.name)), "{there}");
+        there
+    };
+    let untold = look(0);
+    assert_eq!((&untold["agrees"], &untold["state"]), (&json!(false), &Value::Null), "{untold}");
+    node.report(&[]).ok();
+    let told = look(0);
+    let words = json!([told["agrees"], told["state"], told["condition"], told["reason"], told["tainted"]]);
+    assert_eq!(words, json!([true, "ready", "True", "SetupComplete", false]), "{told}");
+    node.unmount();
+    let asked = methods(&node).len();
+    let stale = look(11);
+    assert_eq!((&stale["agrees"], &stale["state"]), (&json!(false), &json!("ready")), "{stale}");
+    assert_eq!(stale["differs"][0], "the label ought to be failed");
+    if cluster.server().is_ok() {
+        assert_eq!(methods(&node)[asked..], [Method::GET], "it only looks");
+    }
+}
+
 pub fn an_unchanged_tick_asks_nobody_and_starts_nothing(cluster: &Cluster) {
     let (node, token) = Node::with_token(cluster);
     node.login_by_script(&credential(&token, ""));

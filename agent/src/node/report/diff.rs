@@ -21,7 +21,22 @@ pub const HEARTBEAT: Duration = Duration::from_secs(54 * 60);
 pub struct Node {
     pub metadata: Metadata,
     #[serde(default)]
+    pub spec: Spec,
+    #[serde(default)]
     pub status: Status,
+}
+
+/// Never written: a kubelet may not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Spec {
+    pub taints: Vec<Taint>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    pub key: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -26,7 +26,7 @@ pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Access> {
     let path = file.map_or_else(|| root.join(KUBECONFIG_PATH), Path::to_path_buf);
     if file.is_none() && fs::symlink_metadata(&path).is_err() {
         return Err(Error::Environment(format!(
-            "{}: there is no kubeconfig: this machine is no Kubernetes node (yet); --kubeconfig names another",
+            "{}: there is no kubeconfig: this machine is no Kubernetes node (yet); `nvme-agent report --kubeconfig` takes another",
             path.display()
         )));
     }

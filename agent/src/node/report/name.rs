@@ -38,7 +38,7 @@ pub fn find(root: &Root, given: Option<&str>) -> Result<String> {
     } else {
         return Err(Error::Environment(format!(
             "the name of this Node is not known: no {FLAG} in {ENVIRONMENT_PATH}, and none on the command line of a \
-             running kubelet; give it with --node-name"
+             running kubelet; `nvme-agent report --node-name` takes one"
         )));
     };
     match problem(&name) {

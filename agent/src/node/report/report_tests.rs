@@ -243,6 +243,46 @@ fn an_answer_about_another_node_is_not_believed() {
     assert!(server.lock().unwrap().1.iter().all(|asked| asked.starts_with("GET")));
 }
 
+fn seen(url: &str) -> Result<Seen> {
+    let access = Access::with(kube::Config::new(url.parse().unwrap()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(look::seen(&access, "n", &Keys::default(), Duration::from_secs(1)))
+}
+
+#[test]
+fn whoever_only_looks_sees_what_the_node_says_by_one_get() {
+    let mut there = node();
+    assert_eq!(seen(&api(there.clone()).0).unwrap(), Seen { node: "n".into(), ..Seen::default() });
+    let domain = "nvme-agent.e6data.com";
+    there["metadata"]["labels"][format!("{domain}/state")] = json!("failed");
+    there["spec"] = json!({ "taints": [
+        { "key": "other", "effect": "NoSchedule" },
+        { "key": format!("{domain}/failed"), "effect": "NoSchedule" },
+    ] });
+    there["status"]["conditions"] = json!([
+        { "type": "Ready", "status": "True" },
+        { "type": format!("{domain}/LocalStorageReady"), "status": "False", "reason": "DriveLost" },
+    ]);
+    let (url, server) = api(there);
+    let expected = Seen {
+        node: "n".into(),
+        state: Some("failed".into()),
+        condition: Some(("False".into(), "DriveLost".into())),
+        tainted: true,
+    };
+    assert_eq!(seen(&url).unwrap(), expected);
+    assert_eq!(server.lock().unwrap().1, ["GET /api/v1/nodes/n"]);
+}
+
+#[test]
+fn whoever_only_looks_does_not_wait_for_a_server_that_says_nothing() {
+    let started = Instant::now();
+    let error = seen(&format!("http://{}", server(|_| {}))).unwrap_err().to_string();
+    assert!(started.elapsed() < SOON && error.contains("no whole answer within "), "{error}");
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert!(seen(&format!("http://{closed}")).unwrap_err().to_string().contains("refused"));
+}
+
 #[test]
 fn the_line_says_what_changed() {
     let change = |before: Option<&str>| Change {
