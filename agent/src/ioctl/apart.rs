@@ -25,16 +25,16 @@ pub struct Apart {
 /// The child holds nothing but its end of that pipe: whoever waits for the end of our output, or for our session, does
 /// not wait for the child. It dies with us unless the kernel cannot let it.
 ///
-/// `work` reads, writes and asks the kernel; it prints nothing, logs nothing and starts nothing: whatever other threads
-/// of ours were in the middle of stays so in the copy for ever.
+/// `work` reads, writes and asks the kernel, with what was made before: it allocates nothing, prints nothing, logs nothing
+/// and starts nothing. Whatever other threads of ours were in the middle of, holding its lock, stays so in the copy.
 ///
 /// # Errors
 /// There are no more processes or files to be had.
 pub fn start(work: impl FnOnce(&mut File)) -> Result<Apart> {
     let (answer, to_us) = pipe_with(PipeFlags::CLOEXEC)?;
     let us = getpid();
-    // SAFETY: the child never returns from here. Of what may be locked in the copy of a process with several threads it
-    // uses the allocator only, which both libcs bring over a fork whole (glibc always, musl since 1.2.2).
+    // SAFETY: the child never returns from here, and makes system calls only: it takes no lock that a thread which is not in
+    // the copy may hold.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Apart { pid: child, answer }),
         ForkResult::Child => {

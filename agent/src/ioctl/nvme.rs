@@ -1,9 +1,10 @@
 //! NVMe admin commands, by passthrough: NVM Express Base Specification 2.0, `include/uapi/linux/nvme_ioctl.h`.
 
 use std::fs::File;
-use std::io::{Error, ErrorKind, Result};
+use std::io::Error;
 use std::os::fd::AsRawFd;
 
+use nix::errno::Errno;
 use nvme_cli_sys::{nvme_admin_cmd, nvme_ioctl_admin_cmd};
 
 /// Opcode of Identify.
@@ -28,31 +29,32 @@ pub const IDENTIFY_LEN: usize = 4096;
 ///
 /// # Errors
 /// The kernel's error (`ENOTTY` where it is no NVMe device, `EACCES` without root); a status of the controller.
-pub fn identify_controller(device: &File) -> Result<[u8; IDENTIFY_LEN]> {
+pub fn identify_controller(device: &File) -> Result<[u8; IDENTIFY_LEN], Error> {
     let mut data = [0; IDENTIFY_LEN];
-    admin(
-        device,
-        nvme_admin_cmd { opcode: IDENTIFY, cdw10: CNS_CONTROLLER, ..Default::default() },
-        &mut data,
-    )?;
-    Ok(data)
+    let command = nvme_admin_cmd { opcode: IDENTIFY, cdw10: CNS_CONTROLLER, ..Default::default() };
+    match admin(device, command, &mut data)? {
+        0 => Ok(data),
+        status => Err(Error::other(format!("Identify (0x{IDENTIFY:02x}) failed with status 0x{status:x}"))),
+    }
 }
 
-/// `len` bytes of log page `lid`, from byte `offset`.
+/// Fills `data` from log page `lid`, from byte `offset`. Allocates nothing: for a child, see [`super::apart`].
 ///
 /// A vendor's page (EC2's statistics, 0xd0) is asked of namespace 1, as amazon-ec2-utils does; the others of
 /// the whole controller, as `nvme smart-log` does.
 ///
 /// # Errors
-/// A length that is 0, no multiple of 4 or above 1 MiB; otherwise as [`identify_controller`].
-pub fn get_log_page(device: &File, lid: u8, len: usize, offset: u64) -> Result<Vec<u8>> {
+/// `EINVAL`: a length that is 0, no multiple of 4 or above 1 MiB. `EREMOTEIO`: the controller has no such page, or
+/// otherwise refuses. The kernel's own, as with [`identify_controller`].
+pub fn get_log_page(device: &File, lid: u8, data: &mut [u8], offset: u64) -> Result<(), Errno> {
+    let len = data.len();
     if len == 0 || !len.is_multiple_of(4) || len > MAX_LOG || !offset.is_multiple_of(4) {
-        let message = format!("log page 0x{lid:02x}: {len} bytes at {offset} are no dwords up to 1 MiB");
-        return Err(Error::new(ErrorKind::InvalidInput, message));
+        return Err(Errno::EINVAL);
     }
-    let mut data = vec![0; len];
-    admin(device, log_command(lid, len, offset), &mut data)?;
-    Ok(data)
+    match admin(device, log_command(lid, len, offset), data)? {
+        0 => Ok(()),
+        _ => Err(Errno::EREMOTEIO),
+    }
 }
 
 /// Number of dwords, 0's based, in cdw10 and cdw11; byte offset in cdw12 and cdw13.
@@ -69,21 +71,14 @@ fn log_command(lid: u8, len: usize, offset: u64) -> nvme_admin_cmd {
     }
 }
 
-/// One admin command that reads into `data`. The kernel's own timeout (60 s) holds: a shorter one of ours would
-/// make it reset a controller that is merely slow.
-fn admin(device: &File, mut command: nvme_admin_cmd, data: &mut [u8]) -> Result<()> {
+/// One admin command that reads into `data`; returns the controller's status. The kernel's own timeout (60 s) holds: a
+/// shorter one of ours would make it reset a controller that is merely slow.
+fn admin(device: &File, mut command: nvme_admin_cmd, data: &mut [u8]) -> Result<i32, Errno> {
     command.addr = data.as_mut_ptr() as u64;
-    command.data_len = u32::try_from(data.len()).map_err(Error::other)?;
+    command.data_len = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `command` is a live nvme_passthru_cmd; the kernel writes at most `data_len` bytes to `addr`, which
     // is the whole of `data`, borrowed exclusively until the call returns; opcodes here only read.
-    let status = unsafe { nvme_ioctl_admin_cmd(device.as_raw_fd(), &mut command) }?;
-    match status {
-        0 => Ok(()),
-        status => Err(Error::other(format!(
-            "NVMe admin command 0x{:02x} failed with status 0x{status:x}",
-            command.opcode
-        ))),
-    }
+    unsafe { nvme_ioctl_admin_cmd(device.as_raw_fd(), &mut command) }
 }
 
 #[cfg(test)]
@@ -103,8 +98,7 @@ mod tests {
     fn lengths_that_are_no_dwords_are_refused_before_the_kernel_sees_them() {
         let file = tempfile::tempfile().unwrap();
         for len in [0, 3, 510, MAX_LOG + 4] {
-            let error = get_log_page(&file, 0x02, len, 0).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{len}");
+            assert_eq!(get_log_page(&file, 0x02, &mut vec![0; len], 0), Err(Errno::EINVAL), "{len}");
         }
     }
 

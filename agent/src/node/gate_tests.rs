@@ -240,3 +240,24 @@ fn nodeadms_own_storage_beside_ours_is_said() {
     let verdict = machine.gate(Label, Report);
     assert!(verdict.join && verdict.line.contains("localStorage.strategy = RAID0"), "{verdict:?}");
 }
+
+/// What `degraded` is for: the node works, and is told apart. The gate looks before it writes the file anew.
+#[test]
+fn what_the_next_boot_would_lack_keeps_no_node_out_and_a_changed_drop_in_is_mended_and_no_fault() {
+    let machine = Machine::new();
+    fs::create_dir_all(machine.root.join(registration::DROP_IN_DIR)).unwrap();
+    machine.state(Health::Ready);
+    assert!(machine.gate(NoJoin, StayAway).join);
+    machine.write(registration::DROP_IN_PATH, "kind: NodeConfig\n");
+    let verdict = machine.gate(NoJoin, StayAway);
+    let written = fs::read_to_string(machine.root.join(registration::DROP_IN_PATH)).unwrap();
+    assert!(verdict.join && written.contains("/state=ready,"), "{verdict:?}: {written}");
+    let mut state = State::load(&machine.root).unwrap().unwrap();
+    state.fs_uuid = "0b1c2d3e-0000-4000-8000-000000000001".into();
+    state.write(&machine.root).unwrap();
+    machine.write("/etc/fstab", "tmpfs /tmp tmpfs\n");
+    let verdict = machine.gate(NoJoin, StayAway);
+    let written = fs::read_to_string(machine.root.join(registration::DROP_IN_PATH)).unwrap();
+    assert!(verdict.join && verdict.line.contains("degraded (PersistenceMissing)"), "{verdict:?}");
+    assert!(written.contains("/state=degraded,"), "{written}");
+}

@@ -241,12 +241,11 @@ pub fn edit(
 }
 
 /// What is wrong with the file as it is now, where it ought to name the set; none where a line does, whoever wrote it.
-pub fn lacks(text: Option<&str>, set: Uuid) -> Option<String> {
-    match text.map(parse) {
-        None => Some("is gone".into()),
-        Some(Ok(arrays)) if arrays.iter().any(|array| array.uuid == Some(set)) => None,
-        Some(Ok(_)) => Some(format!("no ARRAY line names the set {}", mdadm_uuid(&set))),
-        Some(Err(problem)) => Some(problem.to_string()),
+pub fn lacks(text: &str, set: Uuid) -> Option<String> {
+    match parse(text) {
+        Ok(arrays) if arrays.iter().any(|array| array.uuid == Some(set)) => None,
+        Ok(_) => Some(format!("no ARRAY line names the set {}", mdadm_uuid(&set))),
+        Err(problem) => Some(problem.to_string()),
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a drive says of itself, and whether it can be read.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::libc;
+use nix::sys::stat::{Mode, fstat};
+use nix::sys::uio::pread;
 
 use super::Question;
 use super::smart::{self, Smart};
@@ -13,10 +16,10 @@ use super::statistics::{self, Statistics};
 use crate::ioctl::nvme;
 use crate::observe::{DevNum, Drive};
 
-/// What is read: where the superblocks of md (at 4096), ext4 (1024) and xfs (0) are. In bytes, as the alignment.
+/// What is read: where the superblocks of md (at 4096), ext4 (1024) and xfs (0) are. In bytes.
 const READ: usize = 8192;
-/// The alignment that every drive takes for reads past the page cache.
-const ALIGN: usize = 4096;
+/// A part's kind, errno and length.
+const HEAD: usize = 9;
 
 /// What a drive said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +73,7 @@ impl Said {
     }
 }
 
-/// A part of the answer: a byte that says which, an errno, the length of what follows, all of it written at once.
+/// A part of the answer: a byte that says which, an errno, the length of what follows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Open = 1,
@@ -79,54 +82,72 @@ enum Part {
     Read = 4,
 }
 
-impl Question for Drive {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    fn ask(&self, answer: &mut File) {
-        let open = || {
-            // A name may have gone to another device since.
-            let file = File::open(self.path())?;
-            let number = file.metadata()?.rdev();
-            let found = DevNum { major: libc::major(number), minor: libc::minor(number) };
-            if found == self.dev { Ok(file) } else { Err(Errno::ENXIO.into()) }
-        };
-        let device = match open() {
-            Ok(device) => device,
-            Err(error) => return say(answer, Part::Open, Err(error)),
-        };
-        // Commands to the controller first: they may be answered where I/O is not.
-        say(answer, Part::Smart, nvme::get_log_page(&device, smart::PAGE, smart::LEN, 0));
-        say(answer, Part::Statistics, nvme::get_log_page(&device, statistics::PAGE, statistics::LEN, 0));
-        say(answer, Part::Read, self.read().map(|()| Vec::new()));
-    }
+/// A drive that is to be asked.
+pub(super) struct Device {
+    name: String,
+    path: PathBuf,
+    number: DevNum,
 }
 
-impl Drive {
+impl Device {
+    pub(super) fn of(drive: &Drive) -> Device {
+        Device { name: drive.name.clone(), path: drive.path(), number: drive.dev }
+    }
+
+    fn open(&self) -> Result<File, Errno> {
+        let file = File::from(open(&self.path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?);
+        let number = fstat(&file)?.st_rdev;
+        let found = DevNum { major: libc::major(number), minor: libc::minor(number) };
+        // A name may have gone to another device since.
+        if found == self.number { Ok(file) } else { Err(Errno::ENXIO) }
+    }
+
     /// Reads from the medium, past the page cache.
-    fn read(&self) -> io::Result<()> {
-        let device = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(self.path())?;
-        let mut room = vec![0_u8; READ + ALIGN];
-        let start = room.as_ptr().align_offset(ALIGN);
-        match room.get_mut(start..start + READ) {
-            Some(aligned) => device.read_exact_at(aligned, 0),
-            None => Err(Errno::ENOMEM.into()),
+    fn read(&self) -> Result<(), Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECT | OFlag::O_CLOEXEC;
+        let device = open(&self.path, flags, Mode::empty())?;
+        let mut room = Aligned([0; READ]);
+        match pread(&device, &mut room.0, 0)? {
+            READ => Ok(()),
+            _ => Err(Errno::ENODATA),
         }
     }
 }
 
-fn say(answer: &mut File, part: Part, said: io::Result<Vec<u8>>) {
+impl Question for Device {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn ask(&self, answer: &mut File) {
+        let device = match self.open() {
+            Ok(device) => device,
+            Err(errno) => return say(answer, Part::Open, Err(errno), &[]),
+        };
+        // Commands to the controller first: they may be answered where I/O is not.
+        let mut page = [0; smart::LEN];
+        let said = nvme::get_log_page(&device, smart::PAGE, &mut page, 0);
+        say(answer, Part::Smart, said, &page);
+        let mut page = [0; statistics::LEN];
+        let said = nvme::get_log_page(&device, statistics::PAGE, &mut page, 0);
+        say(answer, Part::Statistics, said, &page);
+        say(answer, Part::Read, self.read(), &[]);
+    }
+}
+
+/// As drives want the memory that they write to.
+#[repr(align(4096))]
+struct Aligned([u8; READ]);
+
+fn say(answer: &mut File, part: Part, said: Result<(), Errno>, data: &[u8]) {
     let (errno, data) = match said {
-        Ok(data) => (0, data),
-        // A status of the controller has no errno.
-        Err(error) => (error.raw_os_error().unwrap_or(Errno::EREMOTEIO as i32), Vec::new()),
+        Ok(()) => (0, data),
+        Err(errno) => (errno as i32, &[][..]),
     };
-    let mut bytes = vec![part as u8];
-    bytes.extend(errno.to_le_bytes());
-    bytes.extend((data.len() as u32).to_le_bytes());
-    bytes.extend(data);
-    let _ = answer.write_all(&bytes);
+    let mut head = [part as u8; HEAD];
+    head[1..5].copy_from_slice(&errno.to_le_bytes());
+    head[5..].copy_from_slice(&(data.len() as u32).to_le_bytes());
+    let _ = answer.write_all(&head).and_then(|()| answer.write_all(data));
 }
 
 /// The first part of the answer and what comes after it; none at its end, or where it is cut off.
@@ -140,6 +161,7 @@ fn next(bytes: &[u8]) -> Option<(u8, i32, &[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -162,9 +184,9 @@ mod tests {
         let mut page = vec![0; smart::LEN];
         page[5] = 7;
         let bytes = written(|answer| {
-            say(answer, Part::Smart, Ok(page));
-            say(answer, Part::Statistics, Err(io::Error::other("NVMe status")));
-            say(answer, Part::Read, Err(Errno::EIO.into()));
+            say(answer, Part::Smart, Ok(()), &page);
+            say(answer, Part::Statistics, Err(Errno::EREMOTEIO), &[0; statistics::LEN]);
+            say(answer, Part::Read, Err(Errno::EIO), &[]);
         });
         let said = Said::understand(&bytes);
         assert_eq!((said.smart.clone().unwrap().wear_percent, said.statistics.clone()), (7, None));
@@ -179,7 +201,7 @@ mod tests {
     #[test]
     fn a_drive_that_may_not_be_opened_needs_root_and_one_that_is_gone_says_so() {
         let said = |errno: Errno| {
-            let bytes = written(|answer| say(answer, Part::Open, Err(errno.into())));
+            let bytes = written(|answer| say(answer, Part::Open, Err(errno), &[]));
             Said::understand(&bytes).refusal()
         };
         assert_eq!(said(Errno::EACCES).as_deref(), Some("needs root"));

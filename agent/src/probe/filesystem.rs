@@ -61,18 +61,19 @@ impl Said {
 /// What is mounted somewhere is asked what its root is, then for its counters. Counters alone would not do, since an xfs
 /// that was shut down still knows them.
 pub(super) struct Mounted {
+    name: String,
     target: PathBuf,
 }
 
 impl Mounted {
     pub(super) fn on(root: &Root, target: &str) -> Mounted {
-        Mounted { target: root.join(target) }
+        Mounted { name: target.trim_matches('/').replace('/', "-"), target: root.join(target) }
     }
 }
 
 impl Question for Mounted {
-    fn name(&self) -> String {
-        self.target.to_string_lossy().trim_matches('/').replace('/', "-")
+    fn name(&self) -> &str {
+        &self.name
     }
 
     fn ask(&self, answer: &mut File) {
@@ -88,7 +89,10 @@ impl Question for Mounted {
             room.files(),
             room.files().saturating_sub(room.files_free()),
         ];
-        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let mut bytes = [0; 5 * size_of::<u64>()];
+        for (place, number) in bytes.chunks_exact_mut(size_of::<u64>()).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
         let _ = answer.write_all(&bytes);
     }
 }

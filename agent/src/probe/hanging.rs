@@ -12,35 +12,51 @@ use crate::root::Root;
 /// A file for whoever hangs, with the child's process id and when it was started.
 pub const HANGING_DIR: &str = "/run/nvme-agent/hanging";
 
-/// Since when a child of ours hangs in `name`: words for people; none where none does.
-pub fn since(root: &Root, name: &str) -> Option<String> {
-    let path = path(root, name);
-    let note = fs::read_to_string(&path).ok()?;
-    let (pid, start) = note.trim().split_once(' ')?;
-    let pid: i32 = pid.parse().ok()?;
-    if started(root, Pid::from_raw(pid)).as_deref() == Some(start) {
-        return Some(format!("does not answer: process {pid}, which asked it earlier, hangs in it"));
-    }
-    // It answered after all; only root may take the note away, and for others it says nothing any more.
-    let _ = fs::remove_file(path);
-    None
+/// The notes under a root.
+pub struct Hanging<'a> {
+    root: &'a Root,
+    /// There are any: the rule is that there are none.
+    any: bool,
 }
 
-/// Notes that `child`, asking `name`, was left behind. Where that cannot be done (not root) each look leaves one behind.
-pub fn remember(root: &Root, name: &str, child: Pid) {
-    let Some(start) = started(root, child) else { return };
-    let path = path(root, name);
-    let written = path
-        .parent()
-        .map_or(Ok(()), fs::create_dir_all)
-        .and_then(|()| fs::write(&path, format!("{child} {start}\n")));
-    if let Err(error) = written {
-        tracing::debug!("{}: cannot write: {error}", path.display());
+impl<'a> Hanging<'a> {
+    pub fn look(root: &'a Root) -> Hanging<'a> {
+        Hanging { root, any: root.join(HANGING_DIR).is_dir() }
     }
-}
 
-fn path(root: &Root, name: &str) -> PathBuf {
-    root.join(HANGING_DIR).join(name.replace('/', "-"))
+    /// That a child of ours hangs in `name`, in words for people; none where none does.
+    pub fn since(&self, name: &str) -> Option<String> {
+        if !self.any {
+            return None;
+        }
+        let path = self.path(name);
+        let note = fs::read_to_string(&path).ok()?;
+        let (pid, start) = note.trim().split_once(' ')?;
+        let pid: i32 = pid.parse().ok()?;
+        if started(self.root, Pid::from_raw(pid)).as_deref() == Some(start) {
+            return Some(format!("does not answer: process {pid}, which asked it earlier, hangs in it"));
+        }
+        // It answered after all; only root may take the note away, and for others it says nothing any more.
+        let _ = fs::remove_file(path);
+        None
+    }
+
+    /// Notes that `child`, asking `name`, was left behind. Where that cannot be done (not root) each look leaves one behind.
+    pub fn remember(&self, name: &str, child: Pid) {
+        let Some(start) = started(self.root, child) else { return };
+        let path = self.path(name);
+        let written = path
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&path, format!("{child} {start}\n")));
+        if let Err(error) = written {
+            tracing::debug!("{}: cannot write: {error}", path.display());
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(HANGING_DIR).join(name.replace('/', "-"))
+    }
 }
 
 /// When the process was started, in ticks since boot: with it a process id is never mistaken for that of a later process.
@@ -70,18 +86,18 @@ mod tests {
         let stat = |state: &str, start: u32| {
             format!("77 (a b) c) {state} 1 77 77 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 {start} 0 0\n")
         };
-        assert_eq!(since(&root, "nvme1n1"), None);
+        assert_eq!(Hanging::look(&root).since("nvme1n1"), None);
         live(77, &stat("D", 4711));
-        remember(&root, "nvme1n1", Pid::from_raw(77));
-        let said = since(&root, "nvme1n1").unwrap();
+        Hanging::look(&root).remember("nvme1n1", Pid::from_raw(77));
+        let said = Hanging::look(&root).since("nvme1n1").unwrap();
         assert!(said.contains("process 77"), "{said}");
-        assert_eq!(since(&root, "nvme2n1"), None);
+        assert_eq!(Hanging::look(&root).since("nvme2n1"), None);
         live(77, &stat("S", 9999));
-        assert_eq!(since(&root, "nvme1n1"), None, "another process by now");
+        assert_eq!(Hanging::look(&root).since("nvme1n1"), None, "another process by now");
         live(77, &stat("D", 4711));
-        assert_eq!(since(&root, "nvme1n1"), None, "and the note is gone");
-        remember(&root, "nvme1n1", Pid::from_raw(77));
+        assert_eq!(Hanging::look(&root).since("nvme1n1"), None, "and the note is gone");
+        Hanging::look(&root).remember("nvme1n1", Pid::from_raw(77));
         live(77, &stat("Z", 4711));
-        assert_eq!(since(&root, "nvme1n1"), None, "it has ended");
+        assert_eq!(Hanging::look(&root).since("nvme1n1"), None, "it has ended");
     }
 }

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::ioctl::apart;
 use crate::observe::Drive;
 use crate::root::Root;
+use hanging::Hanging;
 
 /// Bytes of an answer that are read: some 9 KiB are a drive's.
 const MAX_ANSWER: usize = 64 << 10;
@@ -55,7 +56,8 @@ pub struct Answers {
 /// Each answer by itself is an error where no process could be started to get it.
 pub fn ask(root: &Root, drives: &[Drive], target: Option<&str>, patience: Duration) -> Answers {
     let target = target.map(|target| filesystem::Mounted::on(root, target));
-    let mut questions: Vec<&dyn Question> = drives.iter().map(|drive| drive as &dyn Question).collect();
+    let devices: Vec<drive::Device> = drives.iter().map(drive::Device::of).collect();
+    let mut questions: Vec<&dyn Question> = devices.iter().map(|device| device as &dyn Question).collect();
     questions.extend(target.as_ref().map(|target| target as &dyn Question));
     let mut answers = ask_all(root, &questions, patience).into_iter();
     let drives = answers.by_ref().take(drives.len());
@@ -70,7 +72,7 @@ pub fn ask(root: &Root, drives: &[Drive], target: Option<&str>, patience: Durati
 /// A question whose answer comes as bytes.
 trait Question {
     /// Who is asked, for people and as a file's name: `nvme1n1`, `tmp`.
-    fn name(&self) -> String;
+    fn name(&self) -> &str;
     /// Asks, in a child: see [`apart::start`].
     fn ask(&self, answer: &mut File);
 }
@@ -81,8 +83,9 @@ trait Question {
 /// can kill.
 fn ask_all(root: &Root, questions: &[&dyn Question], patience: Duration) -> Vec<Result<Answer<Vec<u8>>>> {
     let deadline = Instant::now() + patience;
+    let hanging = Hanging::look(root);
     let mut asked: Vec<Result<Asked>> =
-        questions.iter().map(|question| Asked::begin(root, *question)).collect();
+        questions.iter().map(|question| Asked::begin(&hanging, *question)).collect();
     loop {
         let open: Vec<&mut Asked> = asked.iter_mut().flatten().filter(|asked| asked.is_open()).collect();
         if open.is_empty() || !hear(open, deadline) {
@@ -90,7 +93,7 @@ fn ask_all(root: &Root, questions: &[&dyn Question], patience: Duration) -> Vec<
         }
     }
     let end = |(asked, question): (Result<Asked>, &&dyn Question)| {
-        let (said, silent) = asked?.end(root, &question.name(), patience);
+        let (said, silent) = asked?.end(&hanging, question.name(), patience);
         Ok(Answer { said, silent })
     };
     asked.into_iter().zip(questions).map(end).collect()
@@ -107,13 +110,13 @@ struct Asked {
 }
 
 impl Asked {
-    fn begin(root: &Root, question: &dyn Question) -> Result<Asked> {
+    fn begin(hanging: &Hanging<'_>, question: &dyn Question) -> Result<Asked> {
         let name = question.name();
-        let hangs = hanging::since(root, &name);
+        let hangs = hanging.since(name);
         let mut asked = Asked { child: None, answer: None, bytes: Vec::new(), hangs };
         if asked.hangs.is_none() {
             let child = apart::start(|answer| question.ask(answer))
-                .map_err(Error::io(Path::new(&name), "start a process that asks it"))?;
+                .map_err(Error::io(Path::new(name), "start a process that asks it"))?;
             asked.child = Some(child.pid);
             asked.answer = Some(File::from(child.answer));
         }
@@ -135,14 +138,14 @@ impl Asked {
     }
 
     /// The bytes, and why they are not all.
-    fn end(self, root: &Root, name: &str, patience: Duration) -> (Vec<u8>, Option<String>) {
+    fn end(self, hanging: &Hanging<'_>, name: &str, patience: Duration) -> (Vec<u8>, Option<String>) {
         let Some(child) = self.child else { return (self.bytes, self.hangs) };
         if !self.is_open() {
             let _ = apart::reap(child);
             return (self.bytes, None);
         }
         if !apart::end(child) {
-            hanging::remember(root, name, child);
+            hanging.remember(name, child);
         }
         (self.bytes, Some(format!("does not answer within {:.1} s", patience.as_secs_f64())))
     }

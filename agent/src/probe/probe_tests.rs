@@ -12,8 +12,8 @@ fn ask_all(root: &Root, questions: &[Slow], patience: Duration) -> Vec<Answer<St
 struct Slow(&'static str, Duration);
 
 impl Question for Slow {
-    fn name(&self) -> String {
-        self.0.into()
+    fn name(&self) -> &str {
+        self.0
     }
 
     fn ask(&self, answer: &mut File) {
@@ -37,7 +37,7 @@ fn all_are_asked_at_once_and_who_is_silent_is_left_with_what_it_said() {
     assert_eq!(silent, [false, false, true, false, false]);
     assert_eq!(answers[2].silent.as_deref(), Some("does not answer within 1.2 s"));
     // It sleeps and could be killed: the next look asks again.
-    assert_eq!(hanging::since(&root, "c"), None);
+    assert_eq!(Hanging::look(&root).since("c"), None);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn who_hangs_in_an_earlier_question_is_not_asked_again() {
     std::fs::create_dir_all(root.join("/proc/77")).unwrap();
     let stat = "77 (x) D 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0";
     std::fs::write(root.join("/proc/77/stat"), stat).unwrap();
-    hanging::remember(&root, "stuck", nix::unistd::Pid::from_raw(77));
+    Hanging::look(&root).remember("stuck", nix::unistd::Pid::from_raw(77));
     let questions = [Slow("stuck", Duration::ZERO), Slow("fine", Duration::ZERO)];
     let answers = ask_all(&root, &questions, Duration::from_secs(20));
     let stuck = &answers[0];

@@ -173,7 +173,6 @@ fn kept(set: Option<Uuid>) -> Kept {
     Kept {
         mdadm_conf_path: "/etc/mdadm.conf".into(),
         mdadm_conf: set.map_or(Text::Missing, |set| Text::Is(line(set).render() + "\n")),
-        has_mdadm: true,
         tmpfiles: Text::Is("# nvme-agent: ours\nq /tmp 1777 root root -\n".into()),
         keeps_tmp: true,
         registered: Text::Is(format!("flags:\n  - \"--node-labels={}\"\n", registration.labels)),

@@ -10,7 +10,6 @@ use sysinfo::{MemoryRefreshKind, Product, RefreshKind, System};
 use super::HostPart;
 use crate::config::{Config, Tmpfiles};
 use crate::error::Result;
-use crate::exec;
 use crate::node::registration::Registration;
 use crate::observe::sysfs::{self, Sysfs};
 use crate::observe::{Array, Drive, Mount, Skipped, arrays, drives, files, mounts};
@@ -77,7 +76,6 @@ pub struct Kept {
     /// Which of the two this host's mdadm reads.
     pub mdadm_conf_path: String,
     pub mdadm_conf: Text,
-    pub has_mdadm: bool,
     pub tmpfiles: Text,
     /// systemd-tmpfiles is to be kept from the target.
     pub keeps_tmp: bool,
@@ -129,7 +127,6 @@ impl Live {
         Kept {
             mdadm_conf: self.text(root, mdadm_conf_path),
             mdadm_conf_path: mdadm_conf_path.into(),
-            has_mdadm: exec::find_program(root, "mdadm").is_some(),
             tmpfiles: self.text(root, tmpfiles::PATH),
             keeps_tmp: config.tmpfiles == Tmpfiles::Keep && root.join("/run/systemd/system").is_dir(),
             registered: registered.map_or(Text::Unread, |path| self.text(root, path)),

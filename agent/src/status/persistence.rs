@@ -69,14 +69,13 @@ fn fstab_file(state: &State, target: &str, live: &Live) -> FilePart {
     })
 }
 
-/// Setup writes it where it exists or mdadm is installed, for an array.
+/// For an array, where the file exists. A missing one is no fault: setup makes one only where mdadm is installed, which may have
+/// been done since, and without it mdadm goes by the set's name.
 fn mdadm_conf_file(state: &State, kept: &Kept) -> FilePart {
     let path = &kept.mdadm_conf_path;
-    match state.array_uuid {
-        Some(set) if kept.mdadm_conf != Text::Missing || kept.has_mdadm => {
-            file(MDADM_CONF, path, &kept.mdadm_conf, |text| mdadm_conf::lacks(text, set))
-        }
-        _ => unneeded(MDADM_CONF, path),
+    match state.array_uuid.filter(|_| kept.mdadm_conf != Text::Missing) {
+        Some(set) => file(MDADM_CONF, path, &kept.mdadm_conf, |text| mdadm_conf::lacks(text?, set)),
+        None => unneeded(MDADM_CONF, path),
     }
 }
 

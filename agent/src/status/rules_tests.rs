@@ -96,6 +96,15 @@ fn a_code_is_found_however_it_is_written_and_the_nearest_is_named() {
 }
 
 #[test]
+fn limits_are_told_as_they_are() {
+    let waits = format!("{} s for `status`", crate::status::PATIENCE.as_secs_f64());
+    let unattended = format!("{} s for the gate and `report`", crate::status::UNATTENDED_PATIENCE.as_secs());
+    for rule in [live::DRIVE_SILENT, live::FILESYSTEM_FAILED] {
+        assert!(rule.meaning.contains(&waits) && rule.meaning.contains(&unattended), "{}", rule.meaning);
+    }
+}
+
+#[test]
 fn a_state_of_another_version_says_what_to_do_too() {
     assert_eq!(next("SetupComplete", Verdict::Ready), None);
     assert_eq!(next("Incomplete", Verdict::Degraded).as_deref(), Some(setup::INCOMPLETE.next));

@@ -185,6 +185,9 @@ pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back
     node.machine.file("/sys/fs/ext4/nvme1n1/errors_count", "2\n");
     tick(said("degraded", "True", "FilesystemErrors"));
     std::fs::remove_file(node.machine.path("/sys/fs/ext4/nvme1n1/errors_count")).unwrap();
+    // What may pass by itself costs no node.
+    node.drive_is("resetting");
+    tick(said("degraded", "True", "DriveNotLive"));
     node.drive_is("dead");
     tick(said("failed", "False", "DriveLost"));
     let node_now = node.seen();
@@ -203,6 +206,7 @@ pub fn what_happens_to_the_filesystem_is_on_the_node_with_the_next_tick_and_back
     reasons.sort_unstable();
     let all = [
         "DriveLost",
+        "DriveNotLive",
         "FilesystemErrors",
         "ForeignData",
         "MountReadOnly",
