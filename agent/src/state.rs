@@ -129,7 +129,8 @@ pub struct State {
     pub drives: u32,
     /// Size of the filesystem's device.
     pub capacity_gib: u64,
-    /// Entries of the target that the mount hides, counted before it was put there; none where nothing was.
+    /// Entries of the target that the mount hides, counted (up to [`crate::observe::mounts::ENTRIES_MAX`]) before it was put
+    /// there; none where nothing was.
     pub hidden_files: Option<u64>,
     pub steps: Vec<StepTime>,
     /// What could not be persisted, a sentence each.

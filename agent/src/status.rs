@@ -158,7 +158,7 @@ pub struct MountPart {
     /// Errors that the kernel has found in it since it was last checked; none where it does not count them.
     #[serde(default)]
     pub errors: Option<u64>,
-    /// Entries of the directory that it hides, as setup counted them before it mounted; none where it did not.
+    /// Entries of the directory that it hides, as setup counted them, up to 10 000, before it mounted; none where it did not.
     #[serde(default)]
     pub hidden_files: Option<u64>,
 }

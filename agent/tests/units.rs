@@ -190,3 +190,14 @@ fn the_security_score_is_at_most_5_and_where_nothing_is_mounted_4() {
         assert!(said.contains("Overall exposure level"), "{said}");
     }
 }
+
+/// systemd.exec(5), systemd.resource-control(5): what keeps devices from a unit, or gives it others.
+#[test]
+fn setup_may_open_every_device_the_console_too() {
+    let unit = include_str!("../../systemd/nvme-agent.service");
+    let keeps =
+        ["DeviceAllow=", "DevicePolicy=", "PrivateDevices=", "ProtectClock=", "RootDirectory=", "BindPaths="];
+    let settings = unit.lines().filter(|line| !line.starts_with('#'));
+    let found: Vec<&str> = settings.filter(|line| keeps.iter().any(|key| line.starts_with(key))).collect();
+    assert_eq!(found, [] as [&str; 0]);
+}

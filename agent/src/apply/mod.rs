@@ -33,7 +33,7 @@ use crate::plan::{Plan, Step};
 use crate::root::Root;
 
 use stage::{Place, Staged};
-use steps::{about, execute, place_at};
+use steps::{about, execute, in_words, place_at};
 
 /// Every failpoint of apply, in the order in which a fresh array meets them: the name of a step is hit before it.
 pub const FAILPOINTS: [&str; 30] = [
@@ -254,12 +254,6 @@ fn run(plan: &Plan, context: &mut Context) -> Result<()> {
 /// A field only where it says something.
 fn filled(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
-}
-
-/// With the device, where the step's own words do not have it.
-fn in_words(step: &Step) -> String {
-    let (words, device) = (step.to_string(), about(step).0);
-    if device.is_empty() || words.contains(&device) { words } else { format!("{words} ({device})") }
 }
 
 fn execute_timed(step: &Step, plan: &Plan, context: &mut Context) -> Result<()> {

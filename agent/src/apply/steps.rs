@@ -290,3 +290,9 @@ pub(super) fn about(step: &Step) -> (String, String) {
         _ => (String::new(), String::new()),
     }
 }
+
+/// The step in words, with the device, where the step's own words do not have it.
+pub(super) fn in_words(step: &Step) -> String {
+    let (words, device) = (step.to_string(), about(step).0);
+    if device.is_empty() || words.contains(&device) { words } else { format!("{words} ({device})") }
+}

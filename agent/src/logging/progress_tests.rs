@@ -43,34 +43,60 @@ fn shown(bytes: &str) -> Vec<String> {
     lines
 }
 
-/// A terminal of so many columns, and all that was written to it when its other end is closed.
-fn pty(columns: u16) -> (File, JoinHandle<String>) {
+/// What was written to a terminal, and when its other end is closed.
+struct Seen {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    end: JoinHandle<()>,
+}
+
+impl Seen {
+    fn text(&self) -> String {
+        String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap()
+    }
+
+    fn waits_for_steps(&self, count: usize) {
+        let begun = Instant::now();
+        while self.text().matches("step 2 of 9").count() < count {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", self.text());
+            std::thread::sleep(TICK / 10);
+        }
+    }
+
+    fn all(self) -> String {
+        self.end.join().unwrap();
+        String::from_utf8(std::mem::take(&mut self.bytes.lock().unwrap())).unwrap()
+    }
+}
+
+/// A terminal of so many columns.
+fn pty(columns: u16) -> (File, Seen) {
     let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let pair = openpty(&size, None).unwrap();
     let mut master = File::from(pair.master);
-    let read = std::thread::spawn(move || {
-        let (mut all, mut bytes) = (Vec::new(), [0; 4096]);
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let kept = bytes.clone();
+    let end = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
         // EIO at the end: Linux has no end of file there.
         while let Ok(n @ 1..) = master.read(&mut bytes) {
-            all.extend_from_slice(&bytes[..n]);
+            kept.lock().unwrap().extend_from_slice(&bytes[..n]);
         }
-        String::from_utf8(all).unwrap()
     });
-    (File::from(pair.slave), read)
+    (File::from(pair.slave), Seen { bytes, end })
 }
 
 #[test]
 fn a_step_ticks_is_cut_to_the_terminal_and_leaves_nothing_behind() {
-    let (file, read) = pty(60);
+    let (file, seen) = pty(60);
     let screen = Arc::new(Screen::new(file));
     let long = "make ext4 on /dev/md0\n\u{1b}[31m".repeat(9);
     let step = Progress::on(Some(&screen), 2, Some(9), &long);
-    std::thread::sleep(3 * TICK);
+    seen.waits_for_steps(3);
     Lines(screen.clone()).write_all(b"nvme-agent: info: meanwhile\n").unwrap();
-    std::thread::sleep(2 * TICK);
+    seen.waits_for_steps(5);
     drop(step);
     drop(screen);
-    let all = read.join().unwrap();
+    let all = seen.all();
     let drawn: Vec<&str> =
         all.split("\r\u{1b}[K").filter(|text| text.starts_with("nvme-agent: step")).collect();
     assert!(drawn.len() >= 3, "{drawn:?}");
@@ -131,9 +157,9 @@ fn steps_of_a_run_are_seen_on_a_terminal_and_in_nothing_else() {
         assert!(text.len() == 2 && expected(text[0], 0) && expected(text[1], 1), "{text:?}");
     };
     for term in ["xterm", "dumb"] {
-        let (slave, read) = pty(200);
+        let (slave, seen) = pty(200);
         run(slave.into(), term);
-        let all = read.join().unwrap();
+        let all = seen.all();
         assert_eq!(all.contains("step 2 of 2, 0.0 s: make the directory /two"), term == "xterm", "{all:?}");
         assert_eq!(all.contains('\u{1b}'), term == "xterm", "{all:?}");
         plain(&shown(&all));

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::units::{bytes, percent};
 use super::{Page, Tone, shortened};
+use crate::observe::mounts::ENTRIES_MAX;
 use crate::status::{ArrayPart, FilePart, MountPart, PersistencePart, Report};
 
 /// What md says of a member that does its part (Documentation/admin-guide/md.rst, `state`).
@@ -39,7 +40,8 @@ impl Page {
         // There can be many, and what follows matters more.
         let _ = write!(text, ", {}", shortened(&mount.options, self.limits.row / 2));
         if let Some(hidden @ 1..) = mount.hidden_files {
-            let _ = write!(text, ", hides {hidden} entries");
+            let more = if hidden >= ENTRIES_MAX { " or more" } else { "" };
+            let _ = write!(text, ", hides {hidden}{more} entries");
         }
         let mut tone = Tone::Plain;
         if let Some(errors @ 1..) = mount.errors {
