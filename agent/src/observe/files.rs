@@ -32,7 +32,7 @@ pub fn read(root: &Root) -> Result<Files> {
 }
 
 /// Which file this host's mdadm reads: what is there; where both or none are, by the family of the distribution.
-fn mdadm_conf_path(root: &Root) -> &'static str {
+pub fn mdadm_conf_path(root: &Root) -> &'static str {
     let (plain, debian) = ("/etc/mdadm.conf", "/etc/mdadm/mdadm.conf");
     match (root.join(plain).exists(), root.join(debian).exists()) {
         (true, false) => plain,

@@ -18,6 +18,7 @@ mod name;
 mod observed;
 mod pem;
 mod plugin;
+mod rehearse;
 mod retry;
 mod run;
 mod wording;
@@ -36,6 +37,7 @@ pub use kubeconfig::KUBECONFIG_PATH;
 pub use memory::{LASTING_PATH, MEMORY_PATH, Memory};
 pub use name::{find as node_name, kubelet};
 pub use observed::observe;
+pub use rehearse::{Patience, Setback, rehearse};
 
 use diff::Change;
 pub use wording::recall;

@@ -1,0 +1,161 @@
+//! A machine in a directory, for the tests of every check: one on which all is well, and setup has not run.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::subject::Subject;
+use super::*;
+use crate::stand_in;
+use crate::state::{Health, State};
+
+#[allow(dead_code)] // much of it is for the tests of the whole agent
+#[path = "../../tests/support/mod.rs"]
+pub mod support;
+
+use support::{Description, Md, Nvme};
+
+pub struct Machine {
+    pub inner: support::Machine,
+    pub root: Root,
+    pub config: Config,
+}
+
+/// The UUID of the filesystem that [`Machine::set_up`] has.
+pub const UUID: &str = "3f8b3e9c-6c1a-4d5e-9f20-5a1b2c3d4e5f";
+/// What [`Machine::set_up`] mounts.
+pub const MOUNT: &str = "90 22 9:0 / /tmp rw,noatime,nosuid,nodev shared:90 - ext4 /dev/md0 rw\n";
+
+impl Machine {
+    /// Without a drive.
+    pub fn new() -> Machine {
+        Machine::of(&Description::default())
+    }
+
+    /// With two, and an array of them.
+    pub fn with_array() -> Machine {
+        let nvme = ["1", "2"].map(drive).to_vec();
+        let members = vec!["nvme1n1".into(), "nvme2n1".into()];
+        let array = Md {
+            name: "md0".into(),
+            dev: "9:0".into(),
+            level: "raid0".into(),
+            state: "clean".into(),
+            raid_disks: 2,
+            chunk: 524_288,
+            bytes: 2 << 30,
+            uuid: String::new(),
+            members,
+        };
+        Machine::of(&Description { nvme, array: vec![array], ..Description::default() })
+    }
+
+    fn of(description: &Description) -> Machine {
+        let inner = support::Machine::build(description);
+        let machine = Machine { root: inner.root(), inner, config: Config::default() };
+        fs::create_dir_all(machine.root.join("/usr/sbin")).unwrap();
+        for program in ["mkfs.ext4", "blkid", "stat"] {
+            stand_in::program(&machine.root.join("/usr/sbin").join(program), "exit 0");
+        }
+        machine.write("/proc/sys/kernel/osrelease", "6.12.1");
+        machine.write("/proc/filesystems", "nodev\ttmpfs\n\text4");
+        machine.write(
+            "/usr/lib/modules/6.12.1/modules.dep",
+            "kernel/drivers/md/raid0.ko.xz: kernel/x/md-mod.ko.xz",
+        );
+        machine.write("/etc/fstab", "UUID=1 / xfs defaults 0 1");
+        fs::create_dir_all(machine.root.join("/sys/bus/pci/devices")).unwrap();
+        machine.mounts("");
+        machine
+    }
+
+    /// Setup of this boot has made a filesystem on [`Machine::with_array`]'s array and mounted it.
+    pub fn set_up() -> Machine {
+        let machine = Machine::with_array();
+        machine.mounts(MOUNT);
+        let mut state = State::new(&machine.root, Health::Ready, "SetupComplete", "");
+        state.target = "/tmp".into();
+        state.device = "md0".into();
+        state.fs_uuid = UUID.into();
+        state.filesystem = "ext4".into();
+        state.serials = vec!["AWS1".into(), "AWS2".into()];
+        state.write(&machine.root).unwrap();
+        machine.write(
+            "/etc/fstab",
+            &format!("UUID=1 / xfs defaults 0 1\nUUID={UUID} /tmp ext4 noatime,nofail,x-nvme-agent 0 0"),
+        );
+        machine
+    }
+
+    /// Adds a drive `nvmeNn1`.
+    pub fn drive(&mut self, number: &str) {
+        self.inner.nvme(&drive(number));
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        self.inner.file(path, text);
+    }
+
+    pub fn remove(&self, path: &str) {
+        fs::remove_file(self.root.join(path)).unwrap();
+    }
+
+    /// A symbolic link, as it is.
+    pub fn link(&self, at: &str, to: &str) {
+        let at = self.root.join(at);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        let _ = fs::remove_file(&at);
+        symlink(to, at).unwrap();
+    }
+
+    /// The mount table: the root volume, then these lines.
+    pub fn mounts(&self, lines: &str) {
+        let root = "22 1 259:90 / / rw,relatime shared:1 - xfs /dev/nvme0n1p1 rw\n";
+        self.write("/proc/1/mountinfo", &format!("{root}{lines}"));
+    }
+
+    /// What a check says of it, as of a machine that runs.
+    pub fn check(&self, check: impl FnOnce(&Subject<'_>) -> Check) -> Check {
+        check(&Subject::with(&self.root, &self.config, true, true))
+    }
+
+    /// Of the same directory as an image.
+    pub fn image(&self, check: impl FnOnce(&Subject<'_>) -> Check) -> Check {
+        check(&Subject::with(&self.root, &self.config, false, true))
+    }
+}
+
+fn drive(number: &str) -> Nvme {
+    Nvme {
+        name: format!("nvme{number}n1"),
+        address: vec![format!("0000:00:1{number}.0")],
+        controllers: Vec::new(),
+        model: support::EC2.into(),
+        serial: format!("AWS{number}"),
+        bytes: 1 << 30,
+        multipath: false,
+        transport: "pcie".into(),
+        vendor: "0x1d0f".into(),
+        state: "live".into(),
+        partitions: 0,
+        holders: Vec::new(),
+        ro: false,
+    }
+}
+
+impl Check {
+    /// A problem that says all of `words`.
+    #[track_caller]
+    pub fn is_problem(&self, words: &[&str]) {
+        self.is(Verdict::Problem, words);
+    }
+
+    /// Of this verdict, and says all of `words` in what was found or is to be done.
+    #[track_caller]
+    pub fn is(&self, verdict: Verdict, words: &[&str]) {
+        assert_eq!(self.verdict, verdict, "{self:?}");
+        let said = format!("{} {}", self.found, self.next.clone().unwrap_or_default());
+        for word in words {
+            assert!(said.contains(word), "no `{word}` in {self:?}");
+        }
+    }
+}
