@@ -126,7 +126,11 @@ pub fn mdadm_conf(subject: &Subject<'_>) -> Check {
         }
         Ok(None) => return Check::ok(NAME, format!("no {path} yet; setup makes it")),
         Err(error) => {
-            return Check::problem(NAME, error.to_string(), format!("Mend {path}; setup refuses until then."));
+            return Check::problem(
+                NAME,
+                error.to_string(),
+                format!("Mend {path}; setup refuses until then."),
+            );
         }
     };
     let arrays = match mdadm_conf::parse(&text) {

@@ -88,8 +88,10 @@ pub fn udev_rule(subject: &Subject<'_>) -> Check {
         // One that is masked (a link to /dev/null) is no rule.
         at.find(|path| fs::metadata(subject.root.join(path)).is_ok_and(|meta| meta.is_file()))
     };
+    let single = matches!(&subject.seen, Ok(seen) if seen.drives.len() == 1);
     match find(MDADMS_RULE).or_else(|| find(OUR_RULE)) {
         Some(path) => Check::ok(NAME, path),
+        None if single => Check::ok(NAME, "none for arrays, and a single drive needs none"),
         None => Check::problem(
             NAME,
             format!(
@@ -143,7 +145,10 @@ mod tests {
 
     #[test]
     fn mdadms_rule_or_ours_makes_the_links() {
-        let machine = Machine::new();
+        let mut machine = Machine::new();
+        machine.drive("1");
+        machine.check(udev_rule).is(Verdict::Ok, &["single drive"]);
+        machine.drive("2");
         machine.check(udev_rule).is_problem(&["63-md-raid-arrays.rules", "nvme-agent install"]);
         for path in
             ["/usr/lib/udev/rules.d/63-md-raid-arrays.rules", "/etc/udev/rules.d/64-nvme-agent-md.rules"]

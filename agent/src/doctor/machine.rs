@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::subject::{ROOT_ONLY, Subject};
-use super::{Check, Verdict};
+use super::Check;
+use super::subject::Subject;
 use crate::exec;
 use crate::observe::host;
 use crate::observe::sysfs;
@@ -187,7 +187,8 @@ fn has_module(subject: &Subject<'_>, release: &str, module: &str) -> Option<bool
 mod tests {
     use super::*;
     use crate::config::{Config, FsKind};
-    use crate::doctor::subject::IMAGE;
+    use crate::doctor::Verdict;
+    use crate::doctor::subject::{IMAGE, ROOT_ONLY};
     use crate::doctor::tests::Machine;
     use crate::stand_in;
 

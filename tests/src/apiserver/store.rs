@@ -131,7 +131,8 @@ impl Store {
         }
     }
 
-    /// Patches a Node, or its status. A patch that changes nothing leaves the resource version.
+    /// Patches a Node, or its status. A patch that changes nothing leaves the resource version; one that is a dry run is
+    /// judged and answered like any other, and not kept (k8s.io/apiserver/pkg/registry/generic/registry/dryrun.go).
     pub fn patch(
         &self,
         user: &User,
@@ -139,6 +140,7 @@ impl Store {
         status: bool,
         kind: PatchKind,
         body: &Value,
+        dry_run: bool,
     ) -> Result<Value, Failure> {
         let mut objects = self.lock();
         // The object is read before anything is judged: a Node that does not exist is 404, whosever it would be.
@@ -186,6 +188,9 @@ impl Store {
         rules::validate(name, &new)?;
         if new == old {
             return Ok(old);
+        }
+        if dry_run {
+            return Ok(new);
         }
         objects.version += 1;
         new["metadata"]["resourceVersion"] = json!(objects.version.to_string());
