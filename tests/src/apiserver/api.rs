@@ -141,8 +141,8 @@ fn node(store: &Store, request: &Request<'_>, name: &str, status: bool) -> Resul
         "get" => store.node(name)?,
         "delete" => store.delete(name)?,
         _ => {
-            let dry_run = dry_run(request)?;
-            store.patch(request.user, name, status, patch_kind(request)?, &object(request)?, dry_run)?
+            let (kind, dry_run) = (patch_kind(request)?, dry_run(request)?);
+            store.patch_or_try(request.user, name, status, kind, &object(request)?, dry_run)?
         }
     };
     Ok(Reply::Object(StatusCode::OK, node))

@@ -131,9 +131,21 @@ impl Store {
         }
     }
 
-    /// Patches a Node, or its status. A patch that changes nothing leaves the resource version; one that is a dry run is
-    /// judged and answered like any other, and not kept (k8s.io/apiserver/pkg/registry/generic/registry/dryrun.go).
+    /// Patches a Node, or its status. A patch that changes nothing leaves the resource version.
     pub fn patch(
+        &self,
+        user: &User,
+        name: &str,
+        status: bool,
+        kind: PatchKind,
+        body: &Value,
+    ) -> Result<Value, Failure> {
+        self.patch_or_try(user, name, status, kind, body, false)
+    }
+
+    /// The same; one that is a dry run is judged and answered like any other, and not kept
+    /// (k8s.io/apiserver/pkg/registry/generic/registry/dryrun.go).
+    pub fn patch_or_try(
         &self,
         user: &User,
         name: &str,
