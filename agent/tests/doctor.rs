@@ -134,6 +134,9 @@ fn json_says_the_same_with_every_check_once() {
     let image = image();
     let output = agent(image.path(), &["doctor", "--output", "json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let schema: Value = serde_json::from_str(include_str!("../schema/doctor.json")).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    assert_eq!(schema.iter_errors(&report).map(|error| error.to_string()).collect::<Vec<_>>(), [""; 0]);
     assert_eq!((&report["schema"], &report["verdict"]), (&1.into(), &"unknown".into()));
     let checks = report["checks"].as_array().unwrap();
     let names: Vec<&str> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
@@ -173,12 +176,13 @@ fn a_fifo_a_directory_or_rubbish_in_the_place_of_any_file_holds_nobody() {
         "var/lib/nvme-agent/intent.json",
         "var/lib/cloud/scripts/per-boot/x",
     ];
+    let image = image();
     for path in files {
+        let at = image.path().join(path);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        let before = fs::read(&at).ok();
         for what in ["fifo", "directory", "rubbish"] {
-            let image = image();
-            let at = image.path().join(path);
             let _ = fs::remove_file(&at);
-            fs::create_dir_all(at.parent().unwrap()).unwrap();
             match what {
                 "fifo" => nix::unistd::mkfifo(&at, nix::sys::stat::Mode::S_IRWXU).unwrap(),
                 "directory" => fs::create_dir(&at).unwrap(),
@@ -191,6 +195,11 @@ fn a_fifo_a_directory_or_rubbish_in_the_place_of_any_file_holds_nobody() {
             assert!(begun.elapsed() < Duration::from_secs(20), "{what} at {path}");
             assert_eq!(said.lines().last().unwrap().matches(',').count(), 3, "{said}");
             shows_well(&said);
+            let _ = fs::remove_dir(&at);
+        }
+        let _ = fs::remove_file(&at);
+        if let Some(before) = before {
+            fs::write(&at, before).unwrap();
         }
     }
 }

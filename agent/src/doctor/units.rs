@@ -45,6 +45,8 @@ struct Unit {
 enum Found {
     Unit(Unit),
     Masked(String),
+    /// It is there and cannot be read, in words.
+    Unread(String),
     Missing,
 }
 
@@ -57,11 +59,16 @@ impl Found {
             if fs::symlink_metadata(&at).is_err() {
                 continue;
             }
-            // A link to /dev/null, or an empty file (systemd.unit(5)). An image's link leads to this machine's: as it is.
-            let text = atomic::read_text(&at).ok().flatten().unwrap_or_default();
-            if fs::read_link(&at).is_ok_and(|to| to == Path::new("/dev/null")) || text.is_empty() {
-                return Found::Masked(path);
-            }
+            let masked = fs::read_link(&at).is_ok_and(|to| to == Path::new("/dev/null"));
+            let text = match atomic::read_text(&at) {
+                // A link to /dev/null, or an empty file (systemd.unit(5)).
+                _ if masked => return Found::Masked(path),
+                Ok(Some(text)) if text.is_empty() => return Found::Masked(path),
+                Ok(Some(text)) => text,
+                // A link that leads nowhere: systemd looks further.
+                Ok(None) => continue,
+                Err(error) => return Found::Unread(error.to_string()),
+            };
             let mut lines = settings(&text);
             for drop_in in drop_ins(root, name) {
                 lines.extend(settings(&atomic::read_text(&drop_in).ok().flatten().unwrap_or_default()));
@@ -135,6 +142,7 @@ pub fn unit(subject: &Subject<'_>) -> Check {
                 format!("`systemctl unmask {UNIT}`, where it is not masked on purpose."),
             );
         }
+        Found::Unread(why) => return Check::unknown(NAME, why),
         Found::Missing => {
             return Check::problem(
                 NAME,
@@ -146,7 +154,8 @@ pub fn unit(subject: &Subject<'_>) -> Check {
     let Some(program) = unit.program() else {
         return Check::problem(NAME, format!("{} starts nothing (no ExecStart=)", unit.path), INSTALL);
     };
-    if !is_executable(root, program) {
+    // One that is elsewhere than the agent's may be on a filesystem that does not answer.
+    if subject.may_be_asked(program) && !is_executable(root, program) {
         return Check::problem(
             NAME,
             format!("{} starts {program}, which is not here or not executable", unit.path),
@@ -251,6 +260,7 @@ pub fn report(subject: &Subject<'_>) -> Check {
                 continue;
             }
             Found::Unit(_) if is_enabled(subject.root, name) => continue,
+            Found::Unread(why) => return Check::unknown(NAME, why),
             Found::Unit(_) => "not enabled",
             Found::Missing => "not installed",
         };

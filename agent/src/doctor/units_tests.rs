@@ -51,6 +51,11 @@ fn what_is_not_installed_not_enabled_or_masked_is_said() {
     machine.check(unit).is(Verdict::Ok, &[]);
     machine.link(ETC, "/dev/null");
     machine.check(unit).is_problem(&["masks nvme-agent.service", "unmask"]);
+    machine.remove(ETC);
+    fs::write(machine.root.join(ETC), "").unwrap();
+    machine.check(unit).is_problem(&["masks nvme-agent.service"]);
+    fs::write(machine.root.join(ETC), b"\xff").unwrap();
+    machine.check(unit).is(Verdict::Unknown, &["nvme-agent.service", "not UTF-8"]);
 }
 
 #[test]
