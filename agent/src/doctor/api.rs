@@ -102,3 +102,46 @@ fn judge(name: &str, setback: Setback) -> Check {
         Setback::NoDryRun { why } => Check::unknown(name, why),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+    use crate::doctor::tests::Machine;
+    use crate::node::registration::ENVIRONMENT_PATH;
+
+    const KUBECONFIG: &str = "kind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: b, user: c}}]\n\
+        clusters: [{name: b, cluster: {server: 'https://127.0.0.1:1'}}]\nusers: [{name: c, user: {token: hunter2}}]\n";
+
+    fn of(machine: &Machine) -> Check {
+        let check = machine.check(|subject| credentials(subject, None, None));
+        assert!(!format!("{check:?}").contains("hunter2"), "{check:?}");
+        check
+    }
+
+    #[test]
+    fn a_machine_that_is_no_node_or_has_no_name_as_one_is_unknown() {
+        let mut machine = Machine::new();
+        of(&machine).is(Verdict::Unknown, &["/var/lib/kubelet/kubeconfig", "no Kubernetes node"]);
+        machine.write(KUBECONFIG_PATH, KUBECONFIG);
+        of(&machine).is(Verdict::Unknown, &["the name of this Node is not known"]);
+        machine.image(|subject| credentials(subject, None, None)).is(Verdict::Unknown, &["image"]);
+        let nobody = Subject::with(&machine.root, &machine.config, true, false);
+        credentials(&nobody, None, None).is(Verdict::Unknown, &["needs root"]);
+        machine.config.label_method = LabelMethod::None;
+        of(&machine).is(Verdict::Ok, &["told nothing"]);
+    }
+
+    #[test]
+    fn a_kubeconfig_that_is_wrong_is_a_problem_and_a_server_that_is_not_there_a_warning() {
+        let machine = Machine::new();
+        machine.write(ENVIRONMENT_PATH, "NODEADM_KUBELET_ARGS=\"--hostname-override=ip-10-0-0-1\"");
+        machine.write(KUBECONFIG_PATH, KUBECONFIG);
+        of(&machine).is(Verdict::Warning, &["get nodes: GET node ip-10-0-0-1", "try again"]);
+        machine.write(KUBECONFIG_PATH, &KUBECONFIG.replace("server: 'https://127.0.0.1:1'", "x: hunter2"));
+        of(&machine).is_problem(&["clusters[b]", "server", "`report` cannot tell"]);
+        let plugin = "exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: /nonexistent, args: [hunter2]}";
+        machine.write(KUBECONFIG_PATH, &KUBECONFIG.replace("token: hunter2", plugin));
+        of(&machine).is_problem(&["log in: credential plugin /nonexistent", "kubelet logs in the same way"]);
+    }
+}

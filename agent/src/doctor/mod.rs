@@ -139,35 +139,38 @@ pub struct Options<'a> {
 
 /// Makes every check of the machine, or the image, under `root`.
 pub fn examine(root: &Root, options: &Options<'_>) -> Report {
-    let subject = Subject::read(root, options.config);
+    checks(&Subject::read(root, options.config), options)
+}
+
+fn checks(subject: &Subject<'_>, options: &Options<'_>) -> Report {
     let mut checks = vec![
-        machine::configuration(&subject, options.wrong.as_deref()),
-        machine::user(&subject),
-        machine::mount_namespace(&subject),
-        machine::programs(&subject),
-        machine::kernel(&subject),
-        machine::modules(&subject),
-        drives::present(&subject),
-        drives::in_use(&subject),
-        drives::owners(&subject),
-        nodeadm::storage(&subject),
-        scripts::scripts(&subject),
-        links::uuid(&subject),
-        links::udev_rule(&subject),
-        files::fstab(&subject),
-        files::mdadm_conf(&subject),
-        files::records(&subject),
-        tmpfiles::tmpfiles(&subject),
-        units::unit(&subject),
-        units::order(&subject),
-        units::gate(&subject),
-        units::report(&subject),
-        nodeadm::label_way(&subject),
-        nodeadm::drop_ins(&subject),
+        machine::configuration(subject, options.wrong.as_deref()),
+        machine::user(subject),
+        machine::mount_namespace(subject),
+        machine::programs(subject),
+        machine::kernel(subject),
+        machine::modules(subject),
+        drives::present(subject),
+        drives::in_use(subject),
+        drives::owners(subject),
+        nodeadm::storage(subject),
+        scripts::scripts(subject),
+        links::uuid(subject),
+        links::udev_rule(subject),
+        files::fstab(subject),
+        files::mdadm_conf(subject),
+        files::records(subject),
+        tmpfiles::tmpfiles(subject),
+        units::unit(subject),
+        units::order(subject),
+        units::gate(subject),
+        units::report(subject),
+        nodeadm::label_way(subject),
+        nodeadm::drop_ins(subject),
     ];
-    checks.extend(space::places(&subject));
+    checks.extend(space::places(subject));
     if !options.offline {
-        checks.push(api::credentials(&subject, options.kubeconfig, options.node_name));
+        checks.push(api::credentials(subject, options.kubeconfig, options.node_name));
     }
     Report::of(checks)
 }

@@ -35,6 +35,12 @@ const AT_LAUNCH: [&str; 2] = ["/var/lib/cloud/scripts/per-instance", "/var/lib/c
 
 pub fn scripts(subject: &Subject<'_>) -> Check {
     const NAME: &str = "other-scripts";
+    // Without the mounts it is not known what may be asked.
+    if subject.running
+        && let Err(unknown) = subject.seen(NAME)
+    {
+        return unknown;
+    }
     let mut look = Look { subject, denied: false, seen: BTreeSet::new() };
     let mut at_boot: Vec<String> = AT_BOOT.iter().flat_map(|path| look.below(path, &|_| true)).collect();
     at_boot.extend(look.below(UNITS, &|name| name.ends_with(".service") && !name.starts_with("nvme-agent")));
@@ -228,6 +234,14 @@ mod tests {
         let ours = include_str!("../../../packaging/userdata/userdata.sh");
         with(&[(userdata::PATHS[1], ours), ("/etc/systemd/system/nvme-agent.service", crate::install::UNIT)])
             .is(Verdict::Ok, &[]);
+    }
+
+    #[test]
+    fn where_nothing_may_be_opened_nothing_is_known() {
+        let machine = Machine::new();
+        machine.remove("/proc/1/mountinfo");
+        machine.check(scripts).is(Verdict::Unknown, &["mountinfo"]);
+        machine.image(scripts).is(Verdict::Ok, &[]);
     }
 
     #[test]

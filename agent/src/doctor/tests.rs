@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use super::subject::Subject;
 use super::*;
+use crate::install;
 use crate::stand_in;
 use crate::state::{Health, State};
 
@@ -140,6 +141,58 @@ fn drive(number: &str) -> Nvme {
         holders: Vec::new(),
         ro: false,
     }
+}
+
+/// All of them, offline, as of a machine that runs.
+fn all(machine: &Machine) -> Report {
+    let options =
+        Options { config: &machine.config, wrong: None, offline: true, kubeconfig: None, node_name: None };
+    checks(&Subject::with(&machine.root, &machine.config, true, true), &options)
+}
+
+/// An EKS node with an agent installed.
+fn equip(machine: &Machine) {
+    machine.write(
+        "/etc/systemd/system/nodeadm-run.service",
+        "[Service]\nExecStart=/usr/bin/nodeadm init --config-source file:///etc/eks/nodeadm.d/\n",
+    );
+    for dir in ["/etc/eks/nodeadm.d", "/run", "/var/lib"] {
+        fs::create_dir_all(machine.root.join(dir)).unwrap();
+    }
+    let options =
+        install::Options { config: machine.config.clone(), enable: true, binary: "/bin/true".into() };
+    install::install(&machine.root, &options).unwrap();
+}
+
+#[test]
+fn a_node_that_is_in_order_has_nothing_to_do_before_setup_and_after() {
+    let fresh = Machine::new();
+    equip(&fresh);
+    let ready = Machine::set_up();
+    equip(&ready);
+    ready.link(&format!("/dev/disk/by-uuid/{UUID}"), "../../md0");
+    for machine in [fresh, ready] {
+        let report = all(&machine);
+        let other: Vec<&Check> = report.checks.iter().filter(|check| check.verdict != Verdict::Ok).collect();
+        assert!(other.is_empty(), "{other:#?}");
+        let text = report.to_string();
+        assert!(text.ends_with("\nok: 0 problems, 0 warnings, 0 unknown, 26 ok\n"), "{text}");
+        assert!(text.len() <= 2500, "{}: {text}", text.len());
+    }
+}
+
+#[test]
+fn with_nothing_to_be_read_every_check_still_has_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, config) = (Root::new(dir.path()), Config::default());
+    let options = Options { config: &config, wrong: None, offline: false, kubeconfig: None, node_name: None };
+    for (running, privileged) in [(true, true), (true, false), (false, true)] {
+        let report = checks(&Subject::with(&root, &config, running, privileged), &options);
+        assert_eq!(report.checks.len(), 27);
+        assert!(report.checks.iter().all(|check| !check.found.is_empty()), "{report:#?}");
+        assert!(report.unknown >= 7, "{report:#?}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it makes nothing");
 }
 
 impl Check {

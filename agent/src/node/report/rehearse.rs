@@ -78,3 +78,33 @@ pub async fn rehearse(options: &Options, state: &State, patience: Patience) -> R
     }
     Ok(api.requests)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::super::retry::refused;
+    use super::*;
+
+    fn setback(code: u16, message: &str) -> Setback {
+        Setback::of(
+            "patch nodes",
+            refused("PATCH node x", StatusCode::from_u16(code).unwrap(), message, None),
+        )
+    }
+
+    #[test]
+    fn what_does_not_pass_what_may_and_what_says_nothing() {
+        for code in [401, 403, 422] {
+            assert!(matches!(setback(code, "no"), Setback::Refused { during: "patch nodes", .. }), "{code}");
+        }
+        for code in [409, 429, 500, 503] {
+            assert!(matches!(setback(code, "later"), Setback::Passing { .. }), "{code}");
+        }
+        assert!(matches!(setback(404, ""), Setback::NoNode { .. }));
+        let webhook = "admission webhook \"w.example\" does not support dry run";
+        let Setback::NoDryRun { why } = setback(400, webhook) else { panic!() };
+        assert!(why.contains("w.example"), "{why}");
+        assert!(matches!(setback(400, "bad"), Setback::Refused { .. }));
+    }
+}
