@@ -127,6 +127,7 @@ fn exit_codes_are_those_of_the_help() {
     assert_eq!(table("\nOf `gate`:\n"), codes("Exit codes of gate"));
     assert_eq!(table("\nOf `render`:\n"), codes("Exit codes of render"));
     assert_eq!(table("\nOf `status`:\n"), codes("Exit codes of status"));
+    assert_eq!(table("\nOf `doctor`:\n"), codes("Exit codes of doctor"));
     assert_eq!(table("\nOf `report`:\n"), codes("Exit codes of report"));
 }
 

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod args;
+mod doctor;
 mod explain;
 mod gate;
 mod install;
@@ -59,6 +60,12 @@ Exit codes of status:
   11 failed
   12 not set up in this boot
 
+Exit codes of doctor:
+  0  nothing to do; what is unknown is told
+  2  wrong usage of the command line
+  10 warnings
+  11 problems
+
 Exit codes of report:
   0  the Node says what is the case; or there is nothing to say
   1  the API server did not answer in time, there is no such Node, or a credential plugin failed
@@ -98,7 +105,7 @@ struct Global {
     /// Read this file instead of /etc/nvme-agent/config.toml
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How much to log [default: info; warn for plan and status]
+    /// How much to log [default: info; warn for plan, status and doctor]
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
 }
@@ -129,6 +136,7 @@ enum Command {
     Setup(setup::Args),
     Plan(plan::Args),
     Status(status::Args),
+    Doctor(doctor::Args),
     Report(report::Args),
     Gate(gate::Args),
     Install(install::Args),
@@ -212,7 +220,7 @@ pub fn run() -> ExitCode {
         error.exit()
     });
     let kind = match cli.command {
-        Command::Plan(_) | Command::Status(_) | Command::Render(_) => Kind::Looks,
+        Command::Plan(_) | Command::Status(_) | Command::Doctor(_) | Command::Render(_) => Kind::Looks,
         Command::Setup(_) | Command::Report(_) | Command::Gate(_) => Kind::Acts,
         Command::Install(_) | Command::Teardown(_) => Kind::Acts,
     };
@@ -231,6 +239,7 @@ pub fn run() -> ExitCode {
         Command::Setup(args) => setup::run(&context, &args),
         Command::Plan(args) => plan::run(&context, &args),
         Command::Status(args) => status::run(&context, &args),
+        Command::Doctor(args) => doctor::run(&context, &args),
         Command::Report(args) => report::run(&context, &args),
         Command::Gate(args) => gate::run(&context, &args),
         Command::Install(args) => install::run(&context, &args),

@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use super::{Files, OWN_BINARY, PACKAGED_BINARY};
+use super::{Files, MARK, OWN_BINARY, PACKAGED_BINARY};
 use crate::config::{Config, OnBootFailure, OnFailure};
 use crate::error::Result;
 use crate::node::registration::{UNIT_DIRECTORIES, Way};
@@ -91,37 +91,82 @@ fn is_strict(line: &str) -> bool {
     line.strip_prefix("ExecStartPre=/").is_some_and(|command| command.ends_with("/nvme-agent gate"))
 }
 
-pub(super) fn apply(files: &mut Files<'_>, config: &Config) -> Result<()> {
-    let want = Want::of(files.root, config);
-    let nodeadm = unit_exists(files.root, "nodeadm-run.service");
+/// What the configuration wants at each place: the text there, or why there is none.
+fn wanted(root: &Root, config: &Config) -> [(&'static str, Result<String, &'static str>); 2] {
+    let nodeadm = unit_exists(root, "nodeadm-run.service");
     // kubelet is gated only where nothing else starts it: elsewhere its restart after a crash would be gated.
-    let eks_kubelet = !nodeadm
-        && unit_exists(files.root, "kubelet.service")
-        && files.root.join("/etc/eks/bootstrap.sh").is_file();
-    for (path, there) in [(NODEADM_HOOK, nodeadm), (KUBELET_HOOK, eks_kubelet)] {
+    let eks_kubelet =
+        !nodeadm && unit_exists(root, "kubelet.service") && root.join("/etc/eks/bootstrap.sh").is_file();
+    let want = Want::of(root, config);
+    [(NODEADM_HOOK, nodeadm), (KUBELET_HOOK, eks_kubelet)].map(|(path, there)| {
         let (note, dash) = match want {
             Want::Gate => ("", ""),
             Want::Taint => (TAINTING, ""),
             Want::Refresh => ("", "-"),
-            Want::Nothing => {
-                files.remove_ours(path, "the configuration asks for no gate")?;
-                continue;
-            }
+            Want::Nothing => return (path, Err("the configuration asks for no gate")),
         };
-        if there {
-            let text = format!("{note}[Service]\nExecStartPre={dash}{} gate\n", binary(files.root));
-            files.text(path, &text)?;
-        } else {
-            files.remove_ours(path, "there is no such unit of EKS's")?;
+        match there {
+            true => (path, Ok(format!("{note}[Service]\nExecStartPre={dash}{} gate\n", binary(root)))),
+            false => (path, Err("there is no such unit of EKS's")),
+        }
+    })
+}
+
+/// True where a failed node is to be kept away, and there is no unit of EKS's that could be gated.
+fn has_no_place(root: &Root, config: &Config) -> bool {
+    let strict = matches!(Want::of(root, config), Want::Gate | Want::Taint);
+    strict && wanted(root, config).iter().all(|(_, text)| text.is_err())
+}
+
+const NO_PLACE: &str =
+    "neither nodeadm-run.service nor EKS's kubelet.service is here: nothing keeps a failed node from joining";
+
+pub(super) fn apply(files: &mut Files<'_>, config: &Config) -> Result<()> {
+    for (path, text) in wanted(files.root, config) {
+        match text {
+            Ok(text) => files.text(path, &text)?,
+            Err(why) => files.remove_ours(path, why)?,
         }
     }
-    if matches!(want, Want::Gate | Want::Taint) && !nodeadm && !eks_kubelet {
-        files.done.push(
-            "note: neither nodeadm-run.service nor EKS's kubelet.service is here: nothing keeps a failed node from joining"
-                .into(),
-        );
+    if has_no_place(files.root, config) {
+        files.done.push(format!("note: {NO_PLACE}"));
     }
     Ok(())
+}
+
+/// What is not as [`ensure`] would leave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// It decides whether a failed node joins.
+    pub decides: bool,
+    /// In words.
+    pub what: String,
+}
+
+/// Where the gate in place is not what the configuration wants; none where it is. Changes nothing.
+pub fn difference(root: &Root, config: &Config) -> Option<Difference> {
+    if has_no_place(root, config) {
+        return Some(Difference { decides: true, what: NO_PLACE.into() });
+    }
+    wanted(root, config).into_iter().find_map(|(path, wanted)| {
+        let there = atomic::read_text(&root.join(path)).ok().flatten();
+        let strict = |text: &str| text.lines().any(is_strict);
+        match (wanted, there) {
+            (Ok(wanted), Some(there)) if there == format!("{MARK}\n{wanted}") => None,
+            (Ok(wanted), Some(there)) => Some(Difference {
+                decides: strict(&wanted) || strict(&there),
+                what: format!("{path} is another than the configuration wants"),
+            }),
+            (Ok(wanted), None) => {
+                Some(Difference { decides: strict(&wanted), what: format!("{path} is not there") })
+            }
+            (Err(why), Some(there)) if there.starts_with(MARK) => Some(Difference {
+                decides: strict(&there),
+                what: format!("{path} is still there, though {why}"),
+            }),
+            (Err(_), _) => None,
+        }
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,9 @@ use super::{Edited, Problem, lines, quote};
 pub const PATH: &str = "/etc/tmpfiles.d/tmp.conf";
 /// What a file at [`PATH`] masks: tmpfiles.d(5), files of the same name.
 pub const DISTRO_PATH: &str = "/usr/lib/tmpfiles.d/tmp.conf";
+/// Where the files are, the strongest first: tmpfiles.d(5). One hides those of its name in the directories after its own.
+pub const DIRECTORIES: [&str; 4] =
+    ["/etc/tmpfiles.d", "/run/tmpfiles.d", "/usr/local/lib/tmpfiles.d", "/usr/lib/tmpfiles.d"];
 
 const HEADER: &str = "\
 # nvme-agent: this file is written by nvme-agent at every boot; do not edit it.
@@ -91,18 +94,54 @@ impl<'a> Rule<'a> {
 
     /// The path below /tmp, empty for /tmp itself; none where it is elsewhere.
     fn below_tmp(&self) -> Option<&'a str> {
-        let rest = self.path.strip_prefix("/tmp")?;
+        self.below("/tmp")
+    }
+
+    fn below(&self, dir: &str) -> Option<&'a str> {
+        let rest = self.path.strip_prefix(dir)?;
         (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
     }
+
+    fn removes(&self) -> bool {
+        self.kind.starts_with(['r', 'R', 'D'])
+    }
+
+    fn ages(&self) -> bool {
+        !matches!(self.age, "-" | "") && !self.kind.starts_with(['x', 'X'])
+    }
+}
+
+/// The first line of `files` (each with its text, in the order of their names) by which systemd-tmpfiles empties `target`, or
+/// deletes in it what is old: which file, the line's number, and its beginning. Lines about something in it that has a
+/// name are nobody's loss.
+pub fn empties<'a>(files: &'a [(String, String)], target: &str) -> Option<(&'a str, usize, String)> {
+    let target = target.trim_end_matches('/');
+    // Of several lines that make one directory the first counts (create_item_array, src/tmpfiles/tmpfiles.c); `e`, `r` and
+    // `R` are not among them.
+    let mut made = false;
+    for (name, text) in files {
+        for line in lines::split(text) {
+            let Some(rule) = Rule::parse(line.body) else { continue };
+            let Some(below) = rule.below(target) else { continue };
+            let makes = below.is_empty() && rule.kind.starts_with(['d', 'D', 'v', 'q', 'Q']);
+            let counts = match below {
+                "" => !(makes && std::mem::replace(&mut made, true)),
+                "*" | ".*" | "**" => true,
+                _ => false,
+            };
+            if counts && (rule.removes() || rule.ages()) {
+                return Some((name, line.no, quote(line.body)));
+            }
+        }
+    }
+    None
 }
 
 /// True for a rule that removes or ages anything on /tmp but the left-over directories of PrivateTmp services.
 fn deletes_in_tmp(body: &str) -> bool {
     let Some(rule) = Rule::parse(body) else { return false };
     let Some(below) = rule.below_tmp() else { return false };
-    let removes = rule.kind.starts_with(['r', 'R', 'D']);
-    let ages = !matches!(rule.age, "-" | "");
-    (removes || ages) && !below.starts_with("systemd-private-")
+    (rule.removes() || rule.ages()) && !below.starts_with("systemd-private-")
 }
 
 #[cfg(test)]
@@ -125,6 +164,39 @@ R! /tmp/systemd-private-*
 R! /var/tmp/systemd-private-*
 ";
     const DEBIAN12: &str = "# Clear tmp\nD /tmp 1777 root root -\n#q /var/tmp 1777 root root 30d\n";
+
+    fn emptied(files: &[(&str, &str)], target: &str) -> Option<String> {
+        let files: Vec<_> = files.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+        empties(&files, target).map(|(name, line, _)| format!("{name}:{line}"))
+    }
+
+    #[test]
+    fn what_empties_the_target_is_found_and_what_has_a_name_in_it_is_not() {
+        let emptied_at = |text: &str, target: &str| emptied(&[("a.conf", text)], target);
+        assert_eq!(emptied_at(AL2023, "/tmp").as_deref(), Some("a.conf:3"));
+        assert_eq!(emptied_at(DEBIAN12, "/tmp/").as_deref(), Some("a.conf:2"));
+        assert_eq!((emptied_at(AL2023, "/data"), emptied_at(AL2023, "/tm")), (None, None));
+        for line in ["R /data", "r! /data/*", "e /data - - - 10d", "e /data/* - - - 1h", "D! /data"] {
+            assert_eq!(emptied_at(&format!("# x\n{line}\n"), "/data").as_deref(), Some("a.conf:2"), "{line}");
+        }
+        for line in [
+            "d /data 0755 root root -",
+            "x /data",
+            "x /data - - - 1d",
+            "D /data/.X11-unix 1777 - - 10d",
+            "R /data2",
+        ] {
+            assert_eq!(emptied_at(line, "/data"), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn of_several_lines_that_make_the_target_the_first_counts() {
+        let (keeps, ages) = ("q /tmp 1777 root root -\n", "d /tmp 1777 root root 1d\n");
+        assert_eq!(emptied(&[("a", keeps), ("b", ages)], "/tmp"), None);
+        assert_eq!(emptied(&[("a", ages), ("b", keeps)], "/tmp").as_deref(), Some("a:1"));
+        assert_eq!(emptied(&[("a", keeps), ("b", "e /tmp - - - 1d\n")], "/tmp").as_deref(), Some("b:1"));
+    }
 
     fn rules(text: &str) -> Vec<&str> {
         text.lines().filter(|l| !l.starts_with('#')).collect()

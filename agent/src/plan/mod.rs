@@ -30,13 +30,13 @@ mod evidence;
 mod exposure;
 mod files;
 mod make;
-mod owners;
+pub(crate) mod owners;
 mod set;
 mod step;
 #[cfg(test)]
 mod tests;
 mod usable;
-mod words;
+pub(crate) mod words;
 
 use serde::{Deserialize, Serialize};
 

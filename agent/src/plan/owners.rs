@@ -13,7 +13,8 @@ const NODEADM_ARRAY: &str = "kubernetes";
 /// prepare drives for it (eks-nvme-ssd-provisioner, eks-local-disk-provisioner).
 const PROVISIONER_MOUNTS: [&str; 3] = ["/mnt/disks", "/mnt/fast-disks", "/pv-disks"];
 
-const NODEADM_NEXT: &str = "nodeadm's own localStorage and nvme-agent exclude each other: unset \
+/// What to do where nodeadm is told to set up the drives.
+pub const NODEADM_NEXT: &str = "nodeadm's own localStorage and nvme-agent exclude each other: unset \
     `spec.instance.localStorage.strategy` (Karpenter: `instanceStorePolicy` of the EC2NodeClass), or disable \
     nvme-agent.service on these nodes. A target on nodeadm's array is not supported yet.";
 const OWNER_NEXT: &str = "Have one owner of the drives of a node: keep its DaemonSet from these nodes, or disable \

@@ -140,9 +140,30 @@ fn node(store: &Store, request: &Request<'_>, name: &str, status: bool) -> Resul
     let node = match verb {
         "get" => store.node(name)?,
         "delete" => store.delete(name)?,
-        _ => store.patch(request.user, name, status, patch_kind(request)?, &object(request)?)?,
+        _ => {
+            let (kind, dry_run) = (patch_kind(request)?, dry_run(request)?);
+            store.patch_or_try(request.user, name, status, kind, &object(request)?, dry_run)?
+        }
     };
     Ok(Reply::Object(StatusCode::OK, node))
+}
+
+/// apimachinery, ValidateDryRun: `All` is the one value that there is.
+fn dry_run(request: &Request<'_>) -> Result<bool, Failure> {
+    match parameter(request.query, "dryRun").as_deref() {
+        None => Ok(false),
+        Some("All") => Ok(true),
+        Some(other) => Err(Failure::invalid(
+            "PatchOptions.meta.k8s.io",
+            "",
+            &[Cause {
+                field: "dryRun".into(),
+                value: other.into(),
+                problem: "supported values: \"All\"".into(),
+                reason: "FieldValueNotSupported",
+            }],
+        )),
+    }
 }
 
 fn patch_kind(request: &Request<'_>) -> Result<PatchKind, Failure> {

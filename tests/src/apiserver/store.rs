@@ -140,6 +140,20 @@ impl Store {
         kind: PatchKind,
         body: &Value,
     ) -> Result<Value, Failure> {
+        self.patch_or_try(user, name, status, kind, body, false)
+    }
+
+    /// The same; one that is a dry run is judged and answered like any other, and not kept
+    /// (k8s.io/apiserver/pkg/registry/generic/registry/dryrun.go).
+    pub fn patch_or_try(
+        &self,
+        user: &User,
+        name: &str,
+        status: bool,
+        kind: PatchKind,
+        body: &Value,
+        dry_run: bool,
+    ) -> Result<Value, Failure> {
         let mut objects = self.lock();
         // The object is read before anything is judged: a Node that does not exist is 404, whosever it would be.
         let old = objects.nodes.get(name).cloned().ok_or_else(|| missing(name))?;
@@ -186,6 +200,9 @@ impl Store {
         rules::validate(name, &new)?;
         if new == old {
             return Ok(old);
+        }
+        if dry_run {
+            return Ok(new);
         }
         objects.version += 1;
         new["metadata"]["resourceVersion"] = json!(objects.version.to_string());

@@ -6,6 +6,7 @@
 #[path = "../../../agent/tests/support/mod.rs"]
 mod support;
 
+mod doctor;
 mod faults;
 mod node;
 mod plugins;
@@ -86,6 +87,9 @@ cases! {
     reports::a_bad_token_and_an_expired_certificate_are_refused_at_once,
     reports::a_label_domain_of_kubernetes_is_refused_before_anybody_is_asked,
     reports::bad_input_is_one_error_that_names_file_and_field_and_nobody_is_asked,
+    table::a_patch_as_a_dry_run_is_judged_and_not_kept,
+    doctor::a_dry_run_says_that_a_report_would_be_taken_and_changes_nothing,
+    doctor::what_the_api_server_would_refuse_is_said_with_the_permission,
     proxies::a_proxy_is_used_where_environment_or_kubeconfig_say_so,
     proxies::a_proxy_that_asks_for_a_password_gets_it_and_nobody_else,
     proxies::an_address_of_a_proxy_that_is_none_is_one_error_that_names_it,

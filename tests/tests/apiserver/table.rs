@@ -97,6 +97,33 @@ pub fn a_patch_that_changes_nothing_keeps_the_resource_version(cluster: &Cluster
     assert_eq!(version(&own.patch_status(STRATEGIC, &ours("True"))), version(&first));
 }
 
+pub fn a_patch_as_a_dry_run_is_judged_and_not_kept(cluster: &Cluster) {
+    let own = Own::new(cluster);
+    let before = cluster.node(&own.name).unwrap();
+    let dry = |path: &str, body: &Value, value: &str| {
+        own.kubelet.patch(&format!("{path}?dryRun={value}"), STRATEGIC, body).unwrap()
+    };
+    let reply = dry(&own.path, &labels(json!({STATE: "ready"})), "All");
+    assert_eq!(
+        (reply.code, &reply.body["metadata"]["labels"][STATE]),
+        (200, &json!("ready")),
+        "{}",
+        reply.text
+    );
+    let reply = dry(&format!("{}/status", own.path), &ours("True"), "All");
+    assert_eq!(
+        (reply.code, conditions(&reply.body).len()),
+        (200, conditions(&before).len() + 1),
+        "{}",
+        reply.text
+    );
+    let reserved = dry(&own.path, &labels(json!({"node-restriction.kubernetes.io/x": "y"})), "All");
+    refused(&reserved, 403, "Forbidden", "is not allowed to modify labels");
+    let unknown = dry(&own.path, &labels(json!({STATE: "ready"})), "Some");
+    refused(&unknown, 422, "Invalid", "dryRun");
+    assert_eq!(cluster.node(&own.name).unwrap(), before);
+}
+
 pub fn an_apply_is_merged_and_keeps_the_resource_version_where_nothing_changes(cluster: &Cluster) {
     let own = Own::new(cluster);
     let mut body = labels(json!({STATE: "ready"}));

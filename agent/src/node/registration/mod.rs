@@ -36,7 +36,7 @@ use crate::root::Root;
 use crate::state::{Health, State, boot_id, rfc3339};
 use taints::Taints;
 
-pub use way::{UNIT_DIRECTORIES, Way};
+pub use way::{UNIT_DIRECTORIES, Way, is_read as drop_ins_are_read};
 
 /// The directory that nodeadm merges NodeConfigs from (AMI v20251023 and later).
 pub const DROP_IN_DIR: &str = "/etc/eks/nodeadm.d";

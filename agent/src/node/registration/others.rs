@@ -59,7 +59,7 @@ pub fn read(root: &Root) -> Result<Others, String> {
 }
 
 /// By name, as nodeadm does it: one with a dot in front, too.
-fn is_read(path: &Path) -> bool {
+pub fn is_read(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes().to_ascii_lowercase();
     [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending.as_bytes())) && !path.is_dir()
 }

@@ -65,7 +65,7 @@ impl Way {
 
 /// nodeadm is told of the directory, which somebody may have made on an image whose nodeadm-run.service does not name it:
 /// what is written there is read by nobody. Where there is no such unit (an image that is being built) it counts as read.
-fn is_read(root: &Root) -> bool {
+pub fn is_read(root: &Root) -> bool {
     let at = |dir: &str, name: &str| root.join(Path::new(dir).join(name));
     let units = UNIT_DIRECTORIES.map(|dir| at(dir, "nodeadm-run.service"));
     let Some(unit) = units.into_iter().find(|unit| unit.is_file()) else { return true };

@@ -29,11 +29,18 @@ const EVENT_NAMESPACE: &str = "default";
 pub struct Api {
     client: Client,
     pub requests: u32,
+    /// Whatever is written is judged by the API server as in earnest, and not kept (`dryRun=All`).
+    dry_run: bool,
 }
 
 impl Api {
     pub fn new(client: Client) -> Api {
-        Api { client, requests: 0 }
+        Api { client, requests: 0, dry_run: false }
+    }
+
+    /// One that never changes anything.
+    pub fn rehearsing(client: Client) -> Api {
+        Api { dry_run: true, ..Api::new(client) }
     }
 
     /// Reads Node `name`, within `limit`.
@@ -46,7 +53,8 @@ impl Api {
 
     /// Applies `patch` to Node `name`, and returns what it then is.
     pub async fn patch(&mut self, name: &str, patch: &Patch, limit: Duration) -> Result<Node, Failure> {
-        let (part, parameters) = (patch.subresource, PatchParams::default());
+        let parameters = PatchParams { dry_run: self.dry_run, ..PatchParams::default() };
+        let part = patch.subresource;
         let what = format!("PATCH node {name}{}", part.map(|part| format!("/{part}")).unwrap_or_default());
         let body = kube::api::Patch::Strategic(&patch.body);
         let nodes = kube::core::Request::new("/api/v1/nodes");
@@ -61,7 +69,8 @@ impl Api {
     /// Creates an Event (v1: what the Node authorizer allows to a kubelet; not events.k8s.io).
     pub async fn event(&mut self, event: &Value, limit: Duration) -> Result<(), Failure> {
         let events = kube::core::Request::new(format!("/api/v1/namespaces/{EVENT_NAMESPACE}/events"));
-        let request = events.create(&PostParams::default(), event.to_string().into_bytes());
+        let parameters = PostParams { dry_run: self.dry_run, ..PostParams::default() };
+        let request = events.create(&parameters, event.to_string().into_bytes());
         self.send("POST event", request, limit).await.map(drop)
     }
 

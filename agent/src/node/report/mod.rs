@@ -19,6 +19,7 @@ mod name;
 mod observed;
 mod pem;
 mod plugin;
+mod rehearse;
 mod retry;
 mod run;
 mod wording;
@@ -38,6 +39,7 @@ pub use look::{Seen, look};
 pub use memory::{LASTING_PATH, MEMORY_PATH, Memory};
 pub use name::{find as node_name, kubelet};
 pub use observed::observe;
+pub use rehearse::{Patience, Setback, rehearse};
 
 use diff::Change;
 pub use wording::recall;

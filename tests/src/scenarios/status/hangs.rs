@@ -28,11 +28,9 @@ pub fn device(ctx: &Ctx) -> Result<()> {
 /// Runs status as somebody's shell does, and waits for the end of its output; seconds by the guest's clock.
 fn answers(vm: &mut Vm, rc: i32) -> Result<()> {
     let begin = Instant::now();
-    let output = vm.ok(&format!(
-        "begin=$(date +%s%N); rc=0
+    let output = vm.ok("begin=$(date +%s%N); rc=0
          said=$(nvme-agent status 2>&1) || rc=$?
-         echo $rc $((($(date +%s%N) - begin) / 1000000)); echo \"$said\" | head -n 3"
-    ))?;
+         echo $rc $((($(date +%s%N) - begin) / 1000000)); echo \"$said\" | head -n 3")?;
     let (numbers, said) = output.split_once('\n').with_context(|| output.clone())?;
     let (found, millis) = numbers.split_once(' ').with_context(|| output.clone())?;
     ensure!(found == rc.to_string(), "exit code {found}, expected {rc}: {said}");

@@ -64,9 +64,11 @@ fn healthy(vm: &mut Vm) -> Result<()> {
 /// Critical warnings: that the medium is read-only is the end, the others are not yet.
 fn health(vm: &mut Vm) -> Result<()> {
     let device = vm.device(1)?;
-    for (bits, state, reason) in
-        [(1, "degraded", "DriveWarning"), (4, "degraded", "DriveWarning"), (8, "failed", "DriveReadOnly")]
-    {
+    for (bits, state, reason) in [
+        (1, "degraded", "DriveCriticalWarning"),
+        (4, "degraded", "DriveCriticalWarning"),
+        (8, "failed", "DriveReadOnly"),
+    ] {
         vm.critical_warning(1, bits)?;
         let report = is(vm, state, reason)?;
         ensure!(report["message"].as_str().is_some_and(|message| message.contains(&device)), "{report:#}");
