@@ -67,7 +67,13 @@ impl Terminal {
         Terminal { slave: pair.slave, drawn }
     }
 
-    fn start(&self, mut command: Command) -> Child {
+    /// As a shell on that terminal would: signals do what they do by default, whoever runs this test in the background.
+    fn start(&self, command: Command) -> Child {
+        let mut of_a_shell = Command::new("env");
+        of_a_shell.arg("--default-signal=INT,QUIT").arg(command.get_program()).args(command.get_args());
+        of_a_shell.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+        of_a_shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut command = of_a_shell;
         command.stdout(self.slave.try_clone().unwrap()).stderr(self.slave.try_clone().unwrap());
         command.spawn().unwrap()
     }

@@ -9,7 +9,8 @@ impl Vm<'_> {
     /// Sets bits of `critical_warning` in the drive's SMART log.
     pub fn critical_warning(&mut self, index: usize, bits: u8) -> Result<()> {
         let (device, _) = self.names(index)?;
-        let arguments = json!({ "path": device, "property": "smart_critical_warning", "value": bits });
+        let path = format!("/machine/peripheral/{device}");
+        let arguments = json!({ "path": path, "property": "smart_critical_warning", "value": bits });
         self.call("qom-set", arguments).with_context(|| format!("drive {index}: critical warnings {bits:#b}"))
     }
 
