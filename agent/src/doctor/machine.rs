@@ -85,14 +85,7 @@ pub fn programs(subject: &Subject<'_>) -> Check {
             "Install the package util-linux.",
         );
     }
-    if find("stat").is_none() {
-        return Check::warning(
-            NAME,
-            "stat(1) is not here: `status` and `report` cannot tell whether the filesystem answers",
-            "Install the package coreutils.",
-        );
-    }
-    Check::ok(NAME, format!("{}, blkid, stat; nothing else is needed", found.display()))
+    Check::ok(NAME, format!("{}, blkid; nothing else is needed", found.display()))
 }
 
 pub fn kernel(subject: &Subject<'_>) -> Check {

@@ -65,9 +65,10 @@ fn cut(mut text: String, limit: usize) -> String {
 /// Writes the line by a child, which is left behind where the console does not take it.
 fn write(console: &Path, line: &str) -> Result<()> {
     let failed = |source: io::Error| Error::io(console, "write")(source);
+    let text = format!("{line}\n");
     let child = apart::start(|answer| {
         let errno =
-            print(console, line).map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+            print(console, &text).map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
         let _ = answer.write_all(&errno.to_le_bytes());
     })
     .map_err(failed)?;
@@ -87,10 +88,9 @@ fn write(console: &Path, line: &str) -> Result<()> {
 }
 
 /// In the child. The console must not become its controlling terminal, and may be gone, full or stopped.
-fn print(console: &Path, line: &str) -> io::Result<()> {
+fn print(console: &Path, text: &str) -> io::Result<()> {
     let flags = libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let mut file = OpenOptions::new().write(true).custom_flags(flags).open(console)?;
-    let text = format!("{line}\n");
     let (mut rest, begun) = (text.as_bytes(), Instant::now());
     while !rest.is_empty() {
         match file.write(rest) {

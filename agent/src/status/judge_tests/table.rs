@@ -60,7 +60,12 @@ proptest! {
         let report = report(&state, &live);
         let states: Vec<u8> = report.findings.iter().map(|finding| finding.state.exit_code()).collect();
         prop_assert!(states.is_sorted_by(|a, b| a >= b), "{states:?}");
-        prop_assert_eq!(report.state == Verdict::Ready, applied == 0 && !degraded, "{:?}", report);
+        // Of several, one may undo what another did.
+        match applied {
+            0 => prop_assert_eq!(report.state == Verdict::Ready, !degraded, "{:?}", report),
+            1 => prop_assert!(report.state != Verdict::Ready, "{:?}", report),
+            _ => {}
+        }
         for finding in &report.findings {
             prop_assert!(rules::find(&finding.reason).is_some() && !finding.next.is_empty());
         }
