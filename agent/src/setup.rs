@@ -19,10 +19,6 @@ use session::Session;
 /// # Errors
 /// By class, see [`Error::exit_code`].
 pub fn run(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
-    converge(root, config, trigger).inspect_err(|error| console::tell(root, trigger, error))
-}
-
-fn converge(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
     let mut session = Session::start(trigger);
     let lock = suitable(root, &observe::host::read(root)).and_then(|()| {
         session.before(root, config);
@@ -36,6 +32,7 @@ fn converge(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
         Err(unsuitable) if matches!(State::load(root), Ok(Some(_))) => Err(unsuitable),
         Err(error) => {
             session.report_failure(root, config, &error);
+            console::tell(root, trigger, &error);
             Err(error)
         }
         Ok(_held) => match session.work(root, config) {
@@ -43,6 +40,7 @@ fn converge(root: &Root, config: &Config, trigger: Trigger) -> Result<State> {
             Err(error) => {
                 session.step_back(root, config, &error);
                 session.report_failure(root, config, &error);
+                console::tell(root, trigger, &error);
                 Err(error)
             }
         },

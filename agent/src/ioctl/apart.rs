@@ -4,7 +4,7 @@
 //! not even after SIGKILL. A child can be left behind, provided that nobody waits for anything that it holds.
 
 use std::fs::File;
-use std::io::{Error, Result};
+use std::io::Result;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
@@ -42,12 +42,13 @@ pub fn start(work: impl FnOnce(&mut File)) -> Result<Apart> {
             let _ = setsid();
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
             // Killed before that call: nobody will send the signal.
-            if getppid() == Some(us) {
+            let wanted = getppid() == Some(us);
+            if wanted {
                 close_all_but(to_us.as_raw_fd());
                 work(&mut File::from(to_us));
             }
             // SAFETY: ends the process at once: no handler of the copy runs, no buffer of ours is written a second time.
-            unsafe { libc::_exit(0) }
+            unsafe { libc::_exit(i32::from(!wanted)) }
         }
     }
 }
@@ -87,12 +88,20 @@ pub fn end(child: Pid) -> bool {
     false
 }
 
-/// Takes the end note of a child that has said all.
-///
-/// # Errors
-/// It was no child of ours.
-pub fn reap(child: Pid) -> Result<()> {
-    nix::sys::wait::waitpid(child, None).map(drop).map_err(Error::from)
+/// Takes the end note of a child whose answer is at its end; false where it was ended before it had said all, as by the
+/// kernel when memory is short. Its own end is not waited for without limit.
+pub fn reap(child: Pid) -> bool {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    for pause in [0, 1, 2, 4, 8, 16, 32, 64, 128, 256] {
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => {}
+            Ok(status) => return matches!(status, WaitStatus::Exited(_, 0)),
+            Err(_) => return false,
+        }
+    }
+    // It closed the pipe by itself, and is on its way.
+    true
 }
 
 #[cfg(test)]
@@ -123,11 +132,19 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_was_ended_has_not_said_all() {
+        let child = start(|_| std::thread::sleep(std::time::Duration::from_secs(60))).unwrap();
+        nix::sys::signal::kill(child.pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(File::from(child.answer).read(&mut [0]).unwrap(), 0, "the end of its answer");
+        assert!(!reap(child.pid));
+    }
+
+    #[test]
     fn a_child_that_is_done_is_read_to_its_end() {
         let child = start(|answer| drop(answer.write_all(b"done"))).unwrap();
         let mut said = String::new();
         File::from(child.answer).read_to_string(&mut said).unwrap();
         assert_eq!(said, "done");
-        reap(child.pid).unwrap();
+        assert!(reap(child.pid));
     }
 }

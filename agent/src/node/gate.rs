@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::nodeadm;
 use super::registration::{self, Registration};
 use crate::config::{Config, OnBootFailure, OnFailure};
+use crate::error::Error;
 use crate::observe::host;
 use crate::persist::atomic;
 use crate::root::Root;
@@ -65,9 +66,10 @@ pub fn gate(root: &Root, config: &Config) -> Verdict {
         Err(error) => (not_set_up(root, "the state of this boot cannot be read"), Some(error.to_string())),
     };
     let registered = match &held {
-        Ok(_) => Some(registration::update(root, config, &state)),
         // A setup runs, which brings it up to date at its end.
-        Err(_) => Registration::load(root),
+        Err(Error::Busy { .. }) => Registration::load(root),
+        // Also where there can be no lock: what is there may be of another boot.
+        _ => Some(registration::update(root, config, &state)),
     };
     let mut verdict = judge(&state, config, &registered.unwrap_or_default(), || joined_before(root));
     if let Some(problem) = problem {

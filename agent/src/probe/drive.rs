@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::libc;
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::uio::pread;
@@ -64,6 +64,10 @@ impl Said {
     /// In words why it cannot be read; none where it can, or nobody knows: an error that speaks of us says nothing of the
     /// drive.
     pub fn unreadable(&self) -> Option<String> {
+        // The device has gone from under its name.
+        if let gone @ (Errno::ENXIO | Errno::EIO | Errno::ENODEV) = Errno::from_raw(self.closed) {
+            return Some(gone.desc().to_owned());
+        }
         match Errno::from_raw(self.read.filter(|errno| *errno != 0)?) {
             Errno::EACCES | Errno::EPERM | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EINTR => {
                 None
@@ -99,18 +103,17 @@ impl Device {
         let number = fstat(&file)?.st_rdev;
         let found = DevNum { major: libc::major(number), minor: libc::minor(number) };
         // A name may have gone to another device since.
-        if found == self.number { Ok(file) } else { Err(Errno::ENXIO) }
+        if found == self.number { Ok(file) } else { Err(Errno::ESTALE) }
     }
+}
 
-    /// Reads from the medium, past the page cache.
-    fn read(&self) -> Result<(), Errno> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECT | OFlag::O_CLOEXEC;
-        let device = open(&self.path, flags, Mode::empty())?;
-        let mut room = Aligned([0; READ]);
-        match pread(&device, &mut room.0, 0)? {
-            READ => Ok(()),
-            _ => Err(Errno::ENODATA),
-        }
+/// Reads from the medium, past the page cache.
+fn read(device: &File) -> Result<(), Errno> {
+    fcntl(device, FcntlArg::F_SETFL(OFlag::O_DIRECT))?;
+    let mut room = Aligned([0; READ]);
+    match pread(device, &mut room.0, 0)? {
+        READ => Ok(()),
+        _ => Err(Errno::ENODATA),
     }
 }
 
@@ -131,7 +134,7 @@ impl Question for Device {
         let mut page = [0; statistics::LEN];
         let said = nvme::get_log_page(&device, statistics::PAGE, &mut page, 0);
         say(answer, Part::Statistics, said, &page);
-        say(answer, Part::Read, self.read(), &[]);
+        say(answer, Part::Read, read(&device), &[]);
     }
 }
 
@@ -204,6 +207,9 @@ mod tests {
             let bytes = written(|answer| say(answer, Part::Open, Err(errno), &[]));
             Said::understand(&bytes).refusal()
         };
+        let unreadable = |errno: Errno| Said { closed: errno as i32, ..Said::default() }.unreadable();
+        assert!(unreadable(Errno::ENXIO).is_some() && unreadable(Errno::EIO).is_some());
+        assert_eq!((unreadable(Errno::EACCES), unreadable(Errno::ENOENT)), (None, None));
         assert_eq!(said(Errno::EACCES).as_deref(), Some("needs root"));
         assert_eq!(said(Errno::ENOENT).as_deref(), Some("cannot be opened: No such file or directory"));
     }
@@ -216,7 +222,7 @@ mod tests {
             probe::ask(&Root::new("/"), drives, None, Duration::from_secs(20)).drives.remove(0).unwrap().said
         };
         let said = ask(&drive);
-        assert_eq!((said.closed, said.read), (Errno::ENXIO as i32, None));
+        assert_eq!((said.closed, said.read, said.unreadable()), (Errno::ESTALE as i32, None, None));
         let same = Drive { dev: DevNum { major: 1, minor: 3 }, ..drive };
         let said = ask(&same);
         assert_eq!((said.closed, said.smart.clone()), (0, None));

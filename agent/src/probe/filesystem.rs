@@ -28,8 +28,8 @@ pub struct Usage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Said {
     /// The error in asking what is there: an xfs that was shut down says EIO (xfs_vn_getattr), one that is damaged
-    /// EUCLEAN. 0 where there is none.
-    pub error: i32,
+    /// EUCLEAN. 0 where it answered; none where it has not.
+    pub error: Option<i32>,
     pub usage: Option<Usage>,
 }
 
@@ -44,12 +44,12 @@ impl Said {
             }
             _ => None,
         };
-        Said { error: i32::from_le_bytes(*error), usage }
+        Said { error: Some(i32::from_le_bytes(*error)), usage }
     }
 
     /// In words what is wrong with the filesystem: an error that speaks of its device or its content, and not of us.
     pub fn broken(&self) -> Option<String> {
-        match Errno::from_raw(self.error) {
+        match Errno::from_raw(self.error?) {
             error @ (Errno::EIO | Errno::EUCLEAN | Errno::ENODEV | Errno::EROFS | Errno::ESHUTDOWN) => {
                 Some(format!("says \"{}\"", error.desc()))
             }
@@ -112,14 +112,14 @@ mod tests {
     fn a_filesystem_says_its_room() {
         let dir = tempfile::tempdir().unwrap();
         let answer = ask(dir.path().to_str().unwrap());
-        assert_eq!((answer.said.error, answer.silent), (0, None));
+        assert_eq!((answer.said.error, answer.silent), (Some(0), None));
         let usage = answer.said.usage.unwrap();
         assert!(usage.size >= usage.used + usage.available && usage.used > 0, "{usage:?}");
     }
 
     #[test]
     fn an_error_of_the_device_is_a_broken_filesystem_and_one_of_ours_is_not() {
-        let said = |errno: Errno| Said { error: errno as i32, usage: None }.broken();
+        let said = |errno: Errno| Said { error: Some(errno as i32), usage: None }.broken();
         assert_eq!(said(Errno::EIO).as_deref(), Some("says \"I/O error\""));
         assert_eq!(said(Errno::EUCLEAN).as_deref(), Some("says \"Structure needs cleaning\""));
         assert_eq!((said(Errno::EACCES), said(Errno::ENOENT)), (None, None));
@@ -129,6 +129,6 @@ mod tests {
     #[test]
     fn what_is_not_there_is_an_error_and_no_room() {
         let answer = ask("/nonexistent/at-all");
-        assert_eq!(answer.said, Said { error: Errno::ENOENT as i32, usage: None });
+        assert_eq!(answer.said, Said { error: Some(Errno::ENOENT as i32), usage: None });
     }
 }

@@ -27,6 +27,9 @@ use hanging::Hanging;
 /// Bytes of an answer that are read: some 9 KiB are a drive's.
 const MAX_ANSWER: usize = 64 << 10;
 
+/// How often to see whether an earlier child has got its answer by now.
+const EARLIER: Duration = Duration::from_millis(50);
+
 /// What came of a question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer<T> {
@@ -53,7 +56,7 @@ pub struct Answers {
 
 /// Asks these drives and the filesystem mounted on `target`, all at once.
 ///
-/// Each answer by itself is an error where no process could be started to get it.
+/// Each answer by itself is an error where no process could be started to get it, or that was ended by somebody else.
 pub fn ask(root: &Root, drives: &[Drive], target: Option<&str>, patience: Duration) -> Answers {
     let target = target.map(|target| filesystem::Mounted::on(root, target));
     let devices: Vec<drive::Device> = drives.iter().map(drive::Device::of).collect();
@@ -79,23 +82,37 @@ trait Question {
 
 /// Asks all of them at once and waits until each has answered, for `patience` at most.
 ///
-/// Whoever was asked before and hangs in that still is not asked again: a timer must not gather processes that nobody
-/// can kill.
+/// Who was asked before and has not answered that is asked again only once it has: a timer must not gather processes that
+/// nobody can kill.
+///
+/// Each is an error by itself where no process could be started, or where it was ended by somebody else.
 fn ask_all(root: &Root, questions: &[&dyn Question], patience: Duration) -> Vec<Result<Answer<Vec<u8>>>> {
     let deadline = Instant::now() + patience;
     let hanging = Hanging::look(root);
     let mut asked: Vec<Result<Asked>> =
         questions.iter().map(|question| Asked::begin(&hanging, *question)).collect();
     loop {
+        let mut waiting = false;
+        for (asked, question) in asked.iter_mut().zip(questions) {
+            if let Ok(before) = asked
+                && before.hangs.is_some()
+            {
+                *asked = Asked::begin(&hanging, *question);
+            }
+            waiting |= asked.as_ref().is_ok_and(|asked| asked.hangs.is_some());
+        }
         let open: Vec<&mut Asked> = asked.iter_mut().flatten().filter(|asked| asked.is_open()).collect();
-        if open.is_empty() || !hear(open, deadline) {
+        if open.is_empty() && !waiting {
+            break;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Also at the deadline what is there is read: it may be we who were kept from it.
+        if !hear(open, if waiting { left.min(EARLIER) } else { left }) && left.is_zero() {
             break;
         }
     }
-    let end = |(asked, question): (Result<Asked>, &&dyn Question)| {
-        let (said, silent) = asked?.end(&hanging, question.name(), patience);
-        Ok(Answer { said, silent })
-    };
+    let end =
+        |(asked, question): (Result<Asked>, &&dyn Question)| asked?.end(&hanging, question.name(), patience);
     asked.into_iter().zip(questions).map(end).collect()
 }
 
@@ -138,23 +155,26 @@ impl Asked {
     }
 
     /// The bytes, and why they are not all.
-    fn end(self, hanging: &Hanging<'_>, name: &str, patience: Duration) -> (Vec<u8>, Option<String>) {
-        let Some(child) = self.child else { return (self.bytes, self.hangs) };
-        if !self.is_open() {
-            let _ = apart::reap(child);
-            return (self.bytes, None);
+    fn end(self, hanging: &Hanging<'_>, name: &str, patience: Duration) -> Result<Answer<Vec<u8>>> {
+        let Some(child) = self.child else { return Ok(Answer { said: self.bytes, silent: self.hangs }) };
+        if self.is_open() {
+            if !apart::end(child) {
+                hanging.remember(name, child);
+            }
+            let silent = format!("does not answer within {:.1} s", patience.as_secs_f64());
+            return Ok(Answer { said: self.bytes, silent: Some(silent) });
         }
-        if !apart::end(child) {
-            hanging.remember(name, child);
+        if apart::reap(child) {
+            return Ok(Answer { said: self.bytes, silent: None });
         }
-        (self.bytes, Some(format!("does not answer within {:.1} s", patience.as_secs_f64())))
+        Err(Error::Other(format!("{name}: the process that asked it was ended before it had an answer")))
     }
 }
 
-/// Waits until one of them has something to read; false at the deadline.
-fn hear(mut open: Vec<&mut Asked>, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+/// Waits for so long until some have something to read, and reads it; false where none had.
+fn hear(mut open: Vec<&mut Asked>, patience: Duration) -> bool {
+    // Up to the next millisecond, so that what is left is waited for and not asked for again and again.
+    let timeout = PollTimeout::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX);
     let ready: Vec<bool> = {
         let mut files: Vec<PollFd> = open
             .iter()
@@ -170,7 +190,7 @@ fn hear(mut open: Vec<&mut Asked>, deadline: Instant) -> bool {
     for (asked, _) in open.iter_mut().zip(&ready).filter(|(_, ready)| **ready) {
         asked.read();
     }
-    Instant::now() < deadline
+    ready.contains(&true)
 }
 
 #[cfg(test)]

@@ -49,9 +49,33 @@ fn who_hangs_in_an_earlier_question_is_not_asked_again() {
     std::fs::write(root.join("/proc/77/stat"), stat).unwrap();
     Hanging::look(&root).remember("stuck", nix::unistd::Pid::from_raw(77));
     let questions = [Slow("stuck", Duration::ZERO), Slow("fine", Duration::ZERO)];
-    let answers = ask_all(&root, &questions, Duration::from_secs(20));
-    let stuck = &answers[0];
-    assert_eq!(stuck.said, "");
-    assert!(stuck.silent.as_ref().unwrap().contains("process 77"), "{stuck:?}");
+    let answers = ask_all(&root, &questions, Duration::from_millis(700));
+    assert_eq!(answers[0].said, "");
+    assert!(answers[0].silent.as_ref().unwrap().contains("process 77"), "{answers:?}");
     assert_eq!(answers[1], Answer { said: "fine".into(), silent: None });
+    // It gets its answer while somebody else waits.
+    let gone = root.join("/proc/77");
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        std::fs::remove_dir_all(gone).unwrap();
+    });
+    let answers = ask_all(&root, &questions, Duration::from_secs(20));
+    assert_eq!(answers[0], Answer { said: "stuck".into(), silent: None });
+    later.join().unwrap();
+}
+
+#[test]
+fn a_child_that_somebody_ends_has_answered_nothing() {
+    struct Ended;
+    impl Question for Ended {
+        fn name(&self) -> &str {
+            "ended"
+        }
+        fn ask(&self, _: &mut File) {
+            let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let answer = super::ask_all(&Root::new(dir.path()), &[&Ended], Duration::from_secs(20)).remove(0);
+    assert!(answer.unwrap_err().to_string().contains("was ended"));
 }

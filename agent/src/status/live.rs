@@ -153,7 +153,11 @@ impl Live {
         }
         if let Some(answer) = answers.filesystem.and_then(|answer| self.keep(answer)) {
             self.usage = answer.said.usage;
-            self.broken = answer.silent.or_else(|| answer.said.broken());
+            // Counters that are late are no fault: xfs may have work to end before it gives them.
+            self.broken = match answer.said.error {
+                Some(_) => answer.said.broken(),
+                None => answer.silent,
+            };
         }
     }
 
