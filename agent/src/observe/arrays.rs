@@ -2,32 +2,35 @@
 
 use uuid::Uuid;
 
-use super::sysfs::{self, Sysfs, attribute, number};
+use super::sysfs::{self, Dir, Sysfs};
 use super::{Array, Content, Drive};
 use crate::error::Result;
 
 /// Every md array of the kernel, ordered by name; uses and content not filled in.
 ///
 /// # Errors
-/// A directory of sysfs cannot be read.
+/// A directory of sysfs, or an attribute, cannot be read.
 pub fn find(sysfs: &Sysfs<'_>) -> Result<Vec<Array>> {
     let mut arrays = Vec::new();
     for name in sysfs.disks()? {
-        let md = sysfs.dir(&name).join("md");
-        if !name.starts_with("md") || !md.is_dir() {
+        if !name.starts_with("md") {
             continue;
         }
-        let text = |attr: &str| attribute(md.join(attr)).unwrap_or_default();
-        let state = text("array_state");
-        let ro = attribute(sysfs.dir(&name).join("ro")).is_some_and(|ro| ro != "0");
-        let (members, member_states) = members(sysfs, &name)?;
+        let block = sysfs.open(&name)?;
+        let md = block.dir("md")?;
+        if !md.exists() {
+            continue;
+        }
+        let state = md.text("array_state")?;
+        let ro = block.attribute("ro")?.is_some_and(|ro| ro != "0");
+        let (members, member_states) = members(&md)?;
         arrays.push(Array {
-            dev: sysfs.dev(&name).unwrap_or_default(),
-            level: text("level"),
-            raid_disks: leading_number(&text("raid_disks")),
-            chunk_bytes: number(md.join("chunk_size")).unwrap_or(0),
-            sectors: number(sysfs.dir(&name).join("size")).unwrap_or(0),
-            uuid: Uuid::try_parse(&text("uuid")).ok().filter(|uuid| !uuid.is_nil()),
+            dev: block.attribute("dev")?.and_then(|dev| sysfs::dev_num(&dev)).unwrap_or_default(),
+            level: md.text("level")?,
+            raid_disks: leading_number(&md.text("raid_disks")?),
+            chunk_bytes: md.number("chunk_size")?.unwrap_or(0),
+            sectors: block.number("size")?.unwrap_or(0),
+            uuid: Uuid::try_parse(&md.text("uuid")?).ok().filter(|uuid| !uuid.is_nil()),
             members,
             member_states,
             read_only: ro || matches!(state.as_str(), "readonly" | "read-auto"),
@@ -45,15 +48,14 @@ fn leading_number(text: &str) -> u32 {
 }
 
 /// Kernel names of the members and the state of each, by slot; those without one (`none`) last.
-fn members(sysfs: &Sysfs<'_>, array: &str) -> Result<(Vec<String>, Vec<String>)> {
-    let md = sysfs.dir(array).join("md");
+fn members(md: &Dir) -> Result<(Vec<String>, Vec<String>)> {
     let mut members = Vec::new();
-    for entry in sysfs::names(&md)? {
+    for entry in md.names()? {
         let Some(name) = entry.strip_prefix("dev-") else { continue };
-        let slot = number(md.join(&entry).join("slot")).unwrap_or(u64::MAX);
-        let name = sysfs::leads_to(md.join(&entry).join("block")).unwrap_or_else(|| name.to_owned());
-        let state = attribute(md.join(&entry).join("state")).unwrap_or_default();
-        members.push((slot, name, state));
+        let member = md.dir(&entry)?;
+        let slot = member.number("slot")?.unwrap_or(u64::MAX);
+        let name = member.leads_to("block").unwrap_or_else(|| name.to_owned());
+        members.push((slot, name, member.text("state")?));
     }
     members.sort_unstable();
     Ok(members.into_iter().map(|(_, name, state)| (name, state)).unzip())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::nvme::{self, Controller, NodeName};
-use super::sysfs::{Sysfs, attribute, number};
+use super::sysfs::{self, Dir, Sysfs};
 use super::{Drive, Mount, Pending, Skipped, mounts};
 use crate::config::Match;
 use crate::error::Result;
@@ -40,7 +40,8 @@ pub fn find(sysfs: &Sysfs<'_>, wanted: &Match, table: &[Mount], identify: Identi
     let mut found = Found::default();
     for name in sysfs.disks()? {
         let Some(node) = NodeName::parse(&name) else { continue };
-        let controllers = nvme::controllers(sysfs, &name)?;
+        let block = sysfs.open(&name)?;
+        let controllers = nvme::controllers(&block)?;
         let first = controllers.iter().find(|c| c.is_live()).or(controllers.first()).cloned();
         let controller = first.unwrap_or_default();
         let skip = |why: String| Skipped {
@@ -50,7 +51,7 @@ pub fn find(sysfs: &Sysfs<'_>, wanted: &Match, table: &[Mount], identify: Identi
             why,
             ..Skipped::default()
         };
-        if node.path.is_some() || number(sysfs.dir(&name).join("hidden")) == Some(1) {
+        if node.path.is_some() || block.number("hidden")? == Some(1) {
             found.skipped.push(skip(format!("hidden multipath path of {}", node.head())));
             continue;
         }
@@ -60,7 +61,7 @@ pub fn find(sysfs: &Sysfs<'_>, wanted: &Match, table: &[Mount], identify: Identi
         }
         if let Some(why) = controllers.iter().find_map(|c| c.mismatch(wanted)) {
             // A dead controller's drive has no size any more (nvme_mark_namespaces_dead).
-            let unmatched = controller.is_live() && number(sysfs.dir(&name).join("size")).unwrap_or(0) > 0;
+            let unmatched = controller.is_live() && sectors(&block)? > 0;
             found.skipped.push(Skipped { unmatched, ..skip(why) });
             continue;
         }
@@ -68,7 +69,7 @@ pub fn find(sysfs: &Sysfs<'_>, wanted: &Match, table: &[Mount], identify: Identi
             found.skipped.push(skip("holds the root filesystem".into()));
             continue;
         }
-        let drive = drive(sysfs, &name, &controller);
+        let drive = drive(&block, &name, &controller)?;
         if drive.sectors == 0 {
             found.skipped.push(skip("has no capacity".into()));
             continue;
@@ -102,24 +103,29 @@ pub fn find(sysfs: &Sysfs<'_>, wanted: &Match, table: &[Mount], identify: Identi
     Ok(found)
 }
 
-fn drive(sysfs: &Sysfs<'_>, name: &str, controller: &Controller) -> Drive {
-    let dir = sysfs.dir(name);
-    Drive {
+fn drive(block: &Dir, name: &str, controller: &Controller) -> Result<Drive> {
+    Ok(Drive {
         name: name.to_owned(),
-        dev: sysfs.dev(name).unwrap_or_default(),
+        dev: block.attribute("dev")?.and_then(|dev| sysfs::dev_num(&dev)).unwrap_or_default(),
         controller: controller.name.clone(),
         address: controller.address.clone(),
         serial: controller.serial.clone(),
         model: controller.model.clone(),
         firmware: controller.firmware.clone(),
         state: controller.state.clone(),
-        sectors: number(dir.join("size")).unwrap_or(0),
-        logical_block: number(dir.join("queue/logical_block_size"))
+        sectors: sectors(block)?,
+        logical_block: block
+            .number("queue/logical_block_size")?
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(512),
-        read_only: attribute(dir.join("ro")).is_none_or(|ro| ro != "0"),
+        read_only: block.attribute("ro")?.is_none_or(|ro| ro != "0"),
         ..Drive::default()
-    }
+    })
+}
+
+/// In sectors of 512 bytes.
+fn sectors(block: &Dir) -> Result<u64> {
+    Ok(block.number("size")?.unwrap_or(0))
 }
 
 /// What the second witness says otherwise than sysfs.
@@ -173,10 +179,11 @@ pub fn count(sysfs: &Sysfs<'_>, wanted: &Match) -> Result<usize> {
         if NodeName::parse(&name).is_none_or(|node| node.path.is_some()) {
             continue;
         }
-        let controllers = nvme::controllers(sysfs, &name)?;
+        let block = sysfs.open(&name)?;
+        let controllers = nvme::controllers(&block)?;
         if !controllers.is_empty()
             && controllers.iter().all(|c| c.mismatch(wanted).is_none())
-            && number(sysfs.dir(&name).join("size")).unwrap_or(0) > 0
+            && sectors(&block)? > 0
         {
             count += 1;
         }

@@ -1,8 +1,6 @@
 //! NVMe in sysfs: names, namespaces, and the PCI controllers behind them.
 
-use std::path::{Path, PathBuf};
-
-use super::sysfs::{self, Sysfs, attribute, hex, leads_to};
+use super::sysfs::{Dir, hex};
 use crate::config::Match;
 use crate::error::Result;
 
@@ -61,7 +59,6 @@ pub fn is_controller(name: &str) -> bool {
 pub struct Controller {
     /// Such as `nvme3`.
     pub name: String,
-    pub dir: PathBuf,
     pub state: String,
     pub transport: String,
     /// PCI address; empty for fabrics.
@@ -77,30 +74,30 @@ pub struct Controller {
 
 impl Controller {
     /// Reads the attributes in the directory of the controller `name`.
-    pub fn read(name: &str, dir: &Path) -> Controller {
-        let text = |name: &str| attribute(dir.join(name)).unwrap_or_default();
-        let transport = text("transport");
+    ///
+    /// # Errors
+    /// One of them is kept from us.
+    pub fn read(name: &str, dir: &Dir) -> Result<Controller> {
         let mut controller = Controller {
             name: name.to_owned(),
-            dir: dir.to_path_buf(),
-            state: text("state"),
+            transport: dir.text("transport")?,
+            state: dir.text("state")?,
             address: String::new(),
-            model: text("model"),
-            serial: text("serial"),
-            firmware: text("firmware_rev"),
+            model: dir.text("model")?,
+            serial: dir.text("serial")?,
+            firmware: dir.text("firmware_rev")?,
             vendor: None,
             class: None,
-            transport,
         };
         if controller.transport == "pcie"
-            && let function = dir.join("device")
-            && let Some(address) = leads_to(&function)
+            && let Some(address) = dir.leads_to("device")
         {
+            let function = dir.dir("device")?;
             controller.address = address;
-            controller.vendor = attribute(function.join("vendor")).and_then(|v| hex(&v));
-            controller.class = attribute(function.join("class")).and_then(|c| hex(&c)).map(|c| c >> 8);
+            controller.vendor = vendor(&function)?;
+            controller.class = class(&function)?;
         }
-        controller
+        Ok(controller)
     }
 
     pub fn is_live(&self) -> bool {
@@ -143,18 +140,34 @@ pub fn vendor_matches(vendor: u32, wanted: &Match) -> bool {
 /// links to its controllers.
 ///
 /// # Errors
-/// A directory of sysfs cannot be read.
-pub fn controllers(sysfs: &Sysfs<'_>, name: &str) -> Result<Vec<Controller>> {
-    let device = sysfs.dir(name).join("device");
-    let Some(device_name) = leads_to(&device) else {
+/// A directory of sysfs, or an attribute, cannot be read.
+pub fn controllers(namespace: &Dir) -> Result<Vec<Controller>> {
+    let Some(name) = namespace.leads_to("device") else {
         return Ok(Vec::new());
     };
-    if is_controller(&device_name) {
-        return Ok(vec![Controller::read(&device_name, &device)]);
+    let device = namespace.dir("device")?;
+    if is_controller(&name) {
+        return Ok(vec![Controller::read(&name, &device)?]);
     }
-    let mut entries = sysfs::names(&device)?;
+    let mut entries = device.names()?;
     entries.retain(|entry| is_controller(entry));
-    Ok(entries.iter().map(|entry| Controller::read(entry, &device.join(entry))).collect())
+    entries.iter().map(|entry| Controller::read(entry, &device.dir(entry)?)).collect()
+}
+
+/// PCI vendor id of a function.
+///
+/// # Errors
+/// It is kept from us.
+pub fn vendor(function: &Dir) -> Result<Option<u32>> {
+    Ok(function.attribute("vendor")?.and_then(|vendor| hex(&vendor)))
+}
+
+/// PCI class of a function, without the programming interface.
+///
+/// # Errors
+/// It is kept from us.
+pub fn class(function: &Dir) -> Result<Option<u32>> {
+    Ok(function.attribute("class")?.and_then(|class| hex(&class)).map(|class| class >> 8))
 }
 
 #[cfg(test)]

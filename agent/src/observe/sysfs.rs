@@ -1,42 +1,25 @@
 //! The part of sysfs that block devices are in: attributes, and who stands on whom.
 
+mod dir;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-
 use super::DevNum;
 use crate::error::{Error, Result};
 use crate::root::Root;
 
-/// A sysfs attribute is never longer than a page.
-const PAGE: usize = 4096;
+pub use dir::Dir;
 
-/// The text of an attribute without padding; none where it does not exist or cannot be read.
+/// The text of an attribute without padding; none where it does not exist or cannot be read. Where that makes a
+/// difference: [`Dir::attribute`].
 ///
 /// NVMe strings are padded with spaces (NVMe base specification, Identify Controller); bytes that are not
 /// UTF-8 become U+FFFD, so that they never match anything.
 pub fn attribute(path: impl AsRef<Path>) -> Option<String> {
-    let mut page = [0u8; PAGE];
-    // Not std's, which makes a fourth system call with musl: hundreds of these are read.
-    let file = rustix::fs::open(path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut length = 0;
-    while length < PAGE {
-        match rustix::io::read(&file, &mut page[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(Errno::INTR) => {}
-            Err(_) => return None,
-        }
-        // Attributes end with a newline: saves the read that would only say so.
-        if page[length - 1] == b'\n' {
-            break;
-        }
-    }
-    Some(clean(&page[..length]))
+    dir::read(rustix::fs::CWD, path.as_ref()).ok()
 }
 
 /// Trimmed text of raw attribute bytes.
@@ -115,6 +98,14 @@ impl<'a> Sysfs<'a> {
     /// The directory of a disk or partition.
     pub fn dir(&self, name: &str) -> PathBuf {
         self.root.join("/sys/class/block").join(name)
+    }
+
+    /// The same, held open.
+    ///
+    /// # Errors
+    /// It may be there, and we are kept from it.
+    pub fn open(&self, name: &str) -> Result<Dir> {
+        Dir::open(self.dir(name))
     }
 
     pub fn dev(&self, name: &str) -> Option<DevNum> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::nvme::{self, NodeName};
-use super::sysfs::{self, Sysfs, attribute, hex, leads_to};
+use super::sysfs::{Dir, Sysfs};
 use super::{Pending, Skipped, drives};
 use crate::config::Config;
 use crate::error::Result;
@@ -28,28 +28,26 @@ pub struct Functions {
 /// waited for.
 ///
 /// # Errors
-/// A directory of sysfs cannot be read.
+/// A directory of sysfs, or an attribute, cannot be read.
 pub fn look(sysfs: &Sysfs<'_>, config: &Config) -> Result<Functions> {
-    let base = sysfs.root().join("/sys/bus/pci/devices");
+    let bus = Dir::open(sysfs.root().join("/sys/bus/pci/devices"))?;
     let mut functions = Functions::default();
-    for address in sysfs::names(&base)? {
-        let dir = base.join(&address);
-        let class = attribute(dir.join("class")).and_then(|class| hex(&class)).map(|class| class >> 8);
-        if class != Some(nvme::PCI_CLASS) {
+    for address in bus.names()? {
+        let function = bus.dir(&address)?;
+        if nvme::class(&function)? != Some(nvme::PCI_CLASS) {
             continue;
         }
-        let vendor = attribute(dir.join("vendor")).and_then(|vendor| hex(&vendor));
-        if !vendor.is_some_and(|vendor| nvme::vendor_matches(vendor, &config.matching)) {
+        if !nvme::vendor(&function)?.is_some_and(|vendor| nvme::vendor_matches(vendor, &config.matching)) {
             continue;
         }
-        match leads_to(dir.join("driver")) {
+        match function.leads_to("driver") {
             Some(driver) if driver != "nvme" => functions.elsewhere.push(Skipped {
                 name: address,
                 why: format!("bound to the driver {driver}"),
                 ..Skipped::default()
             }),
             Some(_) => {
-                if let Some(why) = waits_for(sysfs, config, &dir)? {
+                if let Some(why) = waits_for(sysfs, config, &function)? {
                     functions.pending.push(Pending { address, why });
                 }
             }
@@ -60,23 +58,23 @@ pub fn look(sysfs: &Sysfs<'_>, config: &Config) -> Result<Functions> {
 }
 
 /// What a function that is bound to the nvme driver still lacks.
-fn waits_for(sysfs: &Sysfs<'_>, config: &Config, function: &std::path::Path) -> Result<Option<String>> {
-    let mut controllers = sysfs::names(function.join("nvme"))?;
+fn waits_for(sysfs: &Sysfs<'_>, config: &Config, function: &Dir) -> Result<Option<String>> {
+    let nvme = function.dir("nvme")?;
+    let mut controllers = nvme.names()?;
     controllers.retain(|name| nvme::is_controller(name));
     let Some(name) = controllers.first() else {
         return Ok(Some("no controller yet".into()));
     };
-    let dir = function.join("nvme").join(name);
-    let text = |attr: &str| attribute(dir.join(attr)).unwrap_or_default();
-    let model = text("model");
+    let controller = nvme.dir(name)?;
+    let model = controller.text("model")?;
     if !model.is_empty() && !nvme::model_matches(&model, &config.matching) {
         return Ok(None);
     }
-    let state = text("state");
+    let state = controller.text("state")?;
     if state != nvme::LIVE {
         return Ok(Some(format!("controller {name} is {state}")));
     }
-    for entry in sysfs::names(&dir)? {
+    for entry in controller.names()? {
         if let Some(node) = NodeName::parse(&entry)
             && sysfs.exists(&node.head())
         {
@@ -90,7 +88,7 @@ fn waits_for(sysfs: &Sysfs<'_>, config: &Config, function: &std::path::Path) -> 
 /// where everything is there. Returns what the last look saw.
 ///
 /// # Errors
-/// A directory of sysfs cannot be read.
+/// A directory of sysfs, or an attribute, cannot be read.
 pub fn settle(sysfs: &Sysfs<'_>, config: &Config) -> Result<Functions> {
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
