@@ -74,18 +74,18 @@ fn close_all_but(kept: i32) {
 /// Kills the child, and takes its end note where it has one; false where it does not die, being in the hands of the
 /// kernel: it is left behind.
 pub fn end(child: Pid) -> bool {
-    use nix::sys::signal::kill;
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    let _ = kill(child, nix::sys::signal::Signal::SIGKILL);
+    let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
     // It needs a moment to be scheduled once more, on a busy machine too.
-    for pause in [0, 1, 2, 4, 8, 16, 32] {
+    [0, 1, 2, 4, 8, 16, 32].into_iter().any(|pause| {
         std::thread::sleep(std::time::Duration::from_millis(pause));
-        match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => {}
-            Ok(_) | Err(_) => return true,
-        }
-    }
-    false
+        !is_alive(child)
+    })
+}
+
+/// False where the child has ended, and its end note is taken; also of a process that is no child of ours.
+pub fn is_alive(child: Pid) -> bool {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    waitpid(child, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive)
 }
 
 /// Takes the end note of a child whose answer is at its end; false where it was ended before it had said all, as by the
