@@ -23,8 +23,14 @@ settle_down() {
 }
 
 # Without systemd, as far as the agent can tell: a daemon-reload takes seconds under emulation, and so many cases would each
-# cost two. systemd never hears of our fstab line then, and does nothing about /tmp.
-without_systemd() { mv /run/systemd/system /run/systemd/hidden; }
+# cost two. systemd never hears of our fstab line then. Nor of the arrays: it would stop Debian 13's own tmp.mount for an
+# array that udev calls not ready, whatever is mounted there by then, and nobody waits for it here.
+without_systemd() {
+    mv /run/systemd/system /run/systemd/hidden
+    mkdir -p /run/udev/rules.d
+    echo 'KERNEL=="md*", ENV{SYSTEMD_READY}="0"' > /run/udev/rules.d/99-zz-lab.rules
+    udevadm control --reload
+}
 
 # Our files as they were when the VM was restored.
 forget() {
