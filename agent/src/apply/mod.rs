@@ -17,6 +17,7 @@ pub mod stage;
 mod steps;
 pub mod systemd;
 mod uevents;
+pub mod view;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::tell::remember_given;
-use crate::apply::{self, Context, systemd};
+use crate::apply::{self, Context, systemd, view};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::install::hook;
 use crate::node::registration;
-use crate::observe::{self, Examine, How, Inventory};
+use crate::observe::sysfs::Sysfs;
+use crate::observe::{self, Examine, How, Inventory, mounts};
 use crate::persist::{FSTAB_PATH, atomic, fstab};
 use crate::plan::{self, Outcome, Plan, Promise, Step};
 use crate::probe::{self, Answer, drive::Said};
@@ -94,6 +95,8 @@ impl Session {
 
     fn converge(&mut self, root: &Root, config: &Config) -> Result<Plan> {
         let deadline = Instant::now() + config.drive_timeout;
+        // What an earlier run of this boot mounted may have gone a moment ago.
+        let again = matches!(State::load(root), Ok(Some(_)));
         let mut context: Option<Context> = None;
         for _ in 0..ROUNDS {
             let (inventory, plan) = observe_and_plan(root, config, deadline)?;
@@ -103,7 +106,8 @@ impl Session {
                     self.notes.push(note.clone());
                 }
             }
-            if plan.steps.iter().any(|step| matches!(step, Step::Expose { .. })) {
+            let exposes = plan.steps.iter().any(|step| matches!(step, Step::Expose { .. }));
+            if exposes {
                 self.hidden_files = Some(inventory.target.entries);
             }
             let context = match &mut context {
@@ -138,11 +142,22 @@ impl Session {
                 self.problems.push(error.to_string());
             }
             verified?;
+            if again
+                && exposes
+                && let Some(promise) = &plan.promise
+                && !stays(root, promise)?
+            {
+                tracing::warn!(
+                    "{}: systemd, late, unmounted what was just mounted there; once more",
+                    promise.target
+                );
+                continue;
+            }
             self.assembled.clear();
             return Ok(plan);
         }
         Err(Error::Other(format!(
-            "after {ROUNDS} rounds the arrays are still not what they were made to be; look into the kernel log and at udev rules for md"
+            "after {ROUNDS} rounds the arrays, or what is mounted, are still not what they were made to be; look into the kernel log, at udev rules for md and at `journalctl -b _PID=1`"
         )))
     }
 
@@ -191,6 +206,14 @@ fn observe_and_plan(root: &Root, config: &Config, deadline: Instant) -> Result<(
     }
 }
 
+/// True where what was mounted is still there when systemd is through with what was there before.
+fn stays(root: &Root, promise: &Promise) -> Result<bool> {
+    view::wait_until_seen(root, &promise.target, &format!("/dev/{}", promise.device));
+    let table = mounts::read(root)?;
+    let device = Sysfs::new(root).dev(&promise.device);
+    Ok(mounts::topmost(&table, &promise.target).is_some_and(|mount| Some(mount.dev) == device))
+}
+
 fn step_time(time: &apply::StepTime) -> StepTime {
     StepTime { name: time.step.into(), what: time.what.clone(), millis: time.millis }
 }
@@ -217,7 +240,7 @@ fn disable_fstab(root: &Root, config: &Config) -> Result<()> {
     // Also where our line mounts, which the configuration may have left since.
     let owned = fstab::owned(&text);
     let ours = |at: &str| at == config.target || owned.iter().any(|line| line.is_at(at));
-    if observe::mounts::read(root)?.iter().any(|m| m.dev.major != 0 && ours(&m.at)) {
+    if mounts::read(root)?.iter().any(|m| m.dev.major != 0 && ours(&m.at)) {
         return Ok(());
     }
     let Some(without) = fstab::disable(&text) else { return Ok(()) };
