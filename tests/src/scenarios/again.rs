@@ -10,6 +10,7 @@ use crate::vm::Vm;
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "again-nothing", tier: Tier::Normal, run: nothing },
+    Scenario { name: "again-put-back", tier: Tier::Normal, run: put_back },
     Scenario { name: "again-two-at-once", tier: Tier::Normal, run: at_once },
     Scenario { name: "again-configured", tier: Tier::Full, run: configured },
 ];
@@ -23,6 +24,23 @@ fn storage(vm: &mut Vm) -> Result<String> {
     vm.ok("for drive in /dev/nvme[1-9]n1; do dd if=$drive bs=4096 skip=1 count=2 iflag=direct status=none | sha256sum; done
          cat /proc/1/mountinfo; ls -lai --time-style=full-iso /tmp; blkid -p -o value -s UUID /dev/md0
          cat /sys/block/md0/md/uuid /sys/block/md0/md/array_state")
+}
+
+/// What is mounted goes, and setup comes at once, while so much is mounted elsewhere that systemd looks once a second only.
+fn put_back(ctx: &Ctx) -> Result<()> {
+    ctx.vm(Guest::Trixie, |vm| {
+        vm.plug(&DriveSpec::many(2, 4 * GIB))?;
+        vm.ok("nvme-agent setup; echo kept > /tmp/file
+             mkdir /run/churn
+             systemd-run --quiet --unit churn sh -c 'while :; do mount -t tmpfs none /run/churn; umount /run/churn; done'")?;
+        for _ in 0..3 {
+            vm.ok("sync; umount /tmp; mdadm --quiet --stop /dev/md0; nvme-agent setup; sleep 3")?;
+            ensure_ready(vm, "/tmp", "ext4", 2)?;
+            ensure!(vm.ok("cat /tmp/file; systemctl is-active tmp.mount")? == "kept\nactive");
+        }
+        vm.ok("nvme-agent teardown --yes; nvme-agent setup; sleep 3")?;
+        ensure_ready(vm, "/tmp", "ext4", 2).map(drop)
+    })
 }
 
 /// The second run, by hand and as the unit does it, finds everything done.
