@@ -137,6 +137,7 @@ fn support_says_all_it_can_and_no_secret() {
     assert_eq!((code, error.as_str()), (0, ""));
     for wanted in [
         "nvme-agent status --output json",
+        "nvme-agent doctor",
         "nvme-agent plan",
         "--unit=nvme-agent.service",
         "--identifier=nvme-agent",

@@ -189,7 +189,8 @@ pub const PERSISTENCE_MISSING: Rule = Rule::new(
     DEGRADED,
     "All is mounted, but `/etc/fstab` does not have our line any more, has another for the target, or has a malformed line: the next \
      boot may not mount it.",
-    REPAIRED,
+    "Take out a malformed line, or somebody else's for the target, which setup would refuse; then run `nvme-agent setup`, which \
+     repairs its own.",
     "`findmnt --verify`; `grep x-nvme-agent /etc/fstab`",
 );
 pub const MDADM_CONF_CHANGED: Rule = Rule::new(
