@@ -120,7 +120,9 @@ fn a_watch_looks_again_until_it_is_interrupted_and_leaves_the_terminal_as_it_was
     let first = terminal.waits_for("first look", |drawn| drawn.contains("again every 1 s"));
     assert!(first.contains("failed\u{1b}[0m (FirstReason)"), "{first:?}");
     state(root.path(), "SecondReason");
-    let both = terminal.waits_for("second look", |drawn| drawn.contains("(SecondReason)"));
+    let both = terminal.waits_for("second look", |drawn| {
+        drawn.contains("(SecondReason)") && drawn.ends_with("\u{1b}[J\r\n")
+    });
     assert!(both.matches("\u{1b}[H").count() >= 2, "{both:?}");
     assert!(watching.try_wait().unwrap().is_none(), "it goes on");
     kill(Pid::from_raw(watching.id() as i32), Signal::SIGINT).unwrap();
@@ -130,7 +132,7 @@ fn a_watch_looks_again_until_it_is_interrupted_and_leaves_the_terminal_as_it_was
         Some(2),
         "as a shell expects of Ctrl-C"
     );
-    let drawn = terminal.waits_for("end of the last look", |drawn| drawn.ends_with("\u{1b}[J"));
+    let drawn = terminal.waits_for("end of the last look", |drawn| drawn.ends_with("\u{1b}[J\r\n"));
     // Neither another screen nor a hidden cursor.
     assert!(!drawn.contains("\u{1b}[?"), "{drawn:?}");
     assert_eq!(before, tcgetattr(&terminal.slave).unwrap());

@@ -53,6 +53,15 @@ impl Default for Instance {
     }
 }
 
+impl Instance {
+    /// The system UUID, of each instance its own, which begins with `ec2`. A guest without a machine id makes its own of it.
+    fn uuid(&self) -> String {
+        let digest = crate::cache::digest(self.id.as_bytes());
+        let part = |from: usize, to: usize| digest.get(from..to).unwrap_or_default();
+        format!("ec2{}-{}-4{}-a{}-{}", part(0, 5), part(5, 9), part(9, 12), part(12, 15), part(15, 27))
+    }
+}
+
 /// Everything that decides a machine.
 #[derive(Debug)]
 pub struct Spec<'a> {
@@ -242,8 +251,9 @@ fn arguments(spec: &Spec, dir: &Path, console: &Path) -> Vec<OsString> {
     add(
         "-smbios",
         format!(
-            "type=1,manufacturer=Amazon EC2,product={},uuid=ec2a7d7c-4b1f-43a5-9d5e-7c1f0d5b6a01",
-            spec.instance.kind
+            "type=1,manufacturer=Amazon EC2,product={},uuid={}",
+            spec.instance.kind,
+            spec.instance.uuid()
         ),
     );
     add("-smbios", format!("type=2,manufacturer=Amazon EC2,asset={}", spec.instance.id));

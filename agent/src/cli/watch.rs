@@ -10,7 +10,7 @@ use crate::terminal;
 
 /// To the first place of the terminal, what is there stays (ECMA-48, CUP).
 const HOME: &str = "\x1b[H";
-/// What is left of the line, and of the screen (EL, ED).
+/// What is left of the line, and with it of the screen (EL, ED).
 const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_BELOW: &str = "\x1b[J";
 /// Where the terminal does not say: what terminals had.
@@ -53,7 +53,8 @@ fn frame(text: &str, foot: &str, (rows, columns): (usize, usize)) -> String {
         frame.push_str(CLEAR_LINE);
         frame.push('\n');
     }
-    frame + foot + CLEAR_LINE + "\n" + CLEAR_BELOW
+    // It ends with its last line: stdout would write what comes after it by itself, and Ctrl-C come between.
+    frame + foot + CLEAR_BELOW + "\n"
 }
 
 /// In columns: all but escape codes, which end in `m` here.
@@ -70,14 +71,14 @@ mod tests {
     #[test]
     fn what_has_no_room_is_left_out_from_the_end() {
         let text = "\u{1b}[31mfailed\u{1b}[0m (X)\n0123456789ab\nthird\nfourth\n";
-        let lines = |rows| frame(text, "foot", (rows, 10)).matches("\u{1b}[K\n").count();
+        let lines = |rows| frame(text, "foot", (rows, 10)).matches('\n').count();
         assert_eq!(width("\u{1b}[31mfailed\u{1b}[0m (X)"), 10);
         // The second takes two rows; the foot and the cursor one each.
         assert_eq!([20, 7, 6, 5, 4, 3, 2].map(lines), [5, 5, 4, 3, 2, 2, 1]);
         let all = frame(text, "foot", (20, 10));
         assert!(
             all.starts_with("\u{1b}[H\u{1b}[31mfailed\u{1b}[0m (X)\u{1b}[K\n")
-                && all.ends_with("foot\u{1b}[K\n\u{1b}[J"),
+                && all.ends_with("foot\u{1b}[J\n"),
             "{all:?}"
         );
     }
