@@ -141,7 +141,11 @@ mod tests {
         machine.write(KUBECONFIG_PATH, &KUBECONFIG.replace("server: 'https://127.0.0.1:1'", "x: hunter2"));
         of(&machine).is_problem(&["clusters[b]", "server", "`report` cannot tell"]);
         let plugin = "exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: /nonexistent, args: [hunter2]}";
-        machine.write(KUBECONFIG_PATH, &KUBECONFIG.replace("token: hunter2", plugin));
-        of(&machine).is_problem(&["log in: credential plugin /nonexistent", "kubelet logs in the same way"]);
+        // Below another root than the host's one that is named by hand.
+        machine.write("/root/kubeconfig", &KUBECONFIG.replace("token: hunter2", plugin));
+        let named = machine.root.join("/root/kubeconfig");
+        let check = machine.check(|subject| credentials(subject, Some(&named), None));
+        check.is_problem(&["log in: credential plugin /nonexistent", "kubelet logs in the same way"]);
+        assert!(!format!("{check:?}").contains("hunter2"), "{check:?}");
     }
 }

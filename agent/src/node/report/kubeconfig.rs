@@ -52,6 +52,11 @@ pub(super) fn token(text: &str) -> Result<String, &'static str> {
         .ok_or("expected a token of printable ASCII, found something else (not shown)")
 }
 
+/// A name or path out of a kubeconfig, for people: short, and on one line.
+fn name(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_default).collect()
+}
+
 /// Scheme, host and port, for people: what else may be in a URL can be a password.
 pub(super) fn shown(url: &Uri) -> String {
     let port = url.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
@@ -72,7 +77,7 @@ fn load(path: &Path) -> Result<Vec<u8>, String> {
 /// A kubeconfig that is being read.
 struct Source<'a> {
     path: &'a Path,
-    /// Where the paths in it are.
+    /// Where the paths in it are. Another than the host's: it is an image's own, which nobody here has vouched for.
     files: Root,
 }
 
@@ -118,7 +123,6 @@ impl Source<'_> {
 
     /// Cluster and user of the current context, with the name of their field.
     fn select(&self, kubeconfig: Kubeconfig) -> Result<((String, Cluster), (String, AuthInfo))> {
-        let name = |text: &str| text.chars().take(80).flat_map(char::escape_default).collect::<String>();
         let current = kubeconfig.current_context.as_deref().filter(|context| !context.is_empty());
         let current = current
             .ok_or_else(|| self.wrong("current-context", "expected the name of a context, found none"))?;
@@ -248,6 +252,17 @@ impl Source<'_> {
         let has_identity = self.identity(at, user, config)?;
         if let Some(exec) = &user.exec {
             let field = format!("{at}.exec");
+            if !self.files.is_host() {
+                // As root, here: whoever made the image would say what runs on this machine. Not even looked for.
+                return Err(self.wrong(
+                    &field,
+                    format!(
+                        "an image does not say what is started here, so `{}` was not; give a kubeconfig by --kubeconfig \
+                         (`report`, `doctor`), or run nvme-agent on the machine itself",
+                        name(exec.command.as_deref().unwrap_or_default())
+                    ),
+                ));
+            }
             let dir = self.path.parent().unwrap_or(Path::new("/"));
             let authorities = config.root_cert.as_deref();
             let plugin = Plugin::new(exec, dir, cluster, authorities)

@@ -336,6 +336,27 @@ fn without_one_of_kubelets_this_is_no_node_and_below_a_root_its_files_are_there_
 }
 
 #[test]
+fn a_program_is_started_for_the_hosts_own_kubeconfig_or_one_named_by_hand_and_never_for_an_images() {
+    let place = Place::new();
+    let root = Root::new(place.0.path());
+    let user = format!(
+        "exec:\n  apiVersion: client.authentication.k8s.io/v1beta1\n  command: /opt/get-token\n  args: [{SECRET}]\n  \
+         env: [{{name: {SECRET}, value: {SECRET}}}]"
+    );
+    let path = root.join(KUBECONFIG_PATH);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, text(SERVER, &user)).unwrap();
+    let error = Access::read(&root, None).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    let said = error.to_string();
+    for word in [path.to_str().unwrap(), "users[kubelet].exec", "`/opt/get-token`", "--kubeconfig"] {
+        assert!(said.contains(word), "no {word} in {said}");
+    }
+    assert!(!said.contains("hunter2") && said.lines().count() == 1, "{said}");
+    assert!(Access::read(&root, Some(&path)).unwrap().has_plugin());
+}
+
+#[test]
 fn a_token_file_is_read_when_it_is_used() {
     let place = Place::new();
     let path = place.file("token", SECRET);
