@@ -24,6 +24,9 @@ pub fn credentials(subject: &Subject<'_>, kubeconfig: Option<&Path>, node_name: 
         if let Some(unknown) = subject.cannot(NAME) {
             return unknown;
         }
+        if let Err(why) = subject.at(KUBECONFIG_PATH) {
+            return Check::unknown(NAME, why);
+        }
         if subject.root.join(KUBECONFIG_PATH).symlink_metadata().is_err() {
             return Check::unknown(
                 NAME,

@@ -195,6 +195,34 @@ fn with_nothing_to_be_read_every_check_still_has_a_word() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it makes nothing");
 }
 
+#[test]
+fn what_is_on_a_filesystem_that_may_not_answer_is_not_asked_and_is_unknown() {
+    let nfs = "40 22 0:40 / /nfs rw - nfs4 server:/ rw\n";
+    let unasked = |path: &str| {
+        let machine = Machine::new();
+        equip(&machine);
+        machine.mounts(nfs);
+        machine.write("/nfs/file", "nonsense");
+        let up = "../".repeat(path.matches('/').count() - 1);
+        machine.link(path, &format!("{up}nfs/file"));
+        let said = all(&machine).checks.into_iter().filter(|check| check.found.contains("may not answer"));
+        said.map(|check| (check.name, check.verdict)).collect::<Vec<_>>()
+    };
+    for (path, names) in [
+        ("/etc/fstab", &["fstab"][..]),
+        ("/etc/mdadm.conf", &["mdadm-conf"]),
+        ("/etc/tmpfiles.d/x.conf", &["tmpfiles"]),
+        ("/etc/systemd/system/nvme-agent.service", &["unit"]),
+        ("/etc/eks/nodeadm.d/10-x.yaml", &["nodeadm-storage", "nodeadm-drop-ins"]),
+        ("/var/lib/nvme-agent", &["records", "space-var-lib"]),
+        ("/var/lib/kubelet", &["other-owners"]),
+        ("/var/lib/cloud/instance", &["nodeadm-storage"]),
+    ] {
+        let unknown: Vec<_> = names.iter().map(|name| ((*name).to_owned(), Verdict::Unknown)).collect();
+        assert_eq!(unasked(path), unknown, "{path}");
+    }
+}
+
 impl Check {
     /// A problem that says all of `words`.
     #[track_caller]
