@@ -30,7 +30,8 @@ pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Access> {
             path.display()
         )));
     }
-    let bytes = load(&path).map_err(|problem| Error::Config(format!("{}: {problem}", path.display())))?;
+    let at = if file.is_none() { root.follow(KUBECONFIG_PATH) } else { path.clone() };
+    let bytes = load(&at).map_err(|problem| Error::Config(format!("{}: {problem}", path.display())))?;
     // Below another root its files are there, too; one that was named by hand speaks of this machine.
     let files = if file.is_none() { root.clone() } else { Root::default() };
     Source { path: &path, files }.access(&bytes)
@@ -201,12 +202,13 @@ impl Source<'_> {
         Ok(Some((at.to_owned(), bytes)))
     }
 
-    /// Relative paths are relative to the kubeconfig's directory.
+    /// Relative paths are relative to the kubeconfig's directory. Out of an image's, neither links nor `..` lead: a token of
+    /// this host's would go to the server that the image names.
     fn resolve(&self, file: &str) -> PathBuf {
-        match (Path::new(file).is_absolute(), self.path.parent()) {
-            (true, _) => self.files.join(file),
-            (false, Some(dir)) => dir.join(file),
-            (false, None) => PathBuf::from(file),
+        let below = |path: &Path| path.parent().unwrap_or(Path::new("")).join(file);
+        match self.files.is_host() {
+            true => below(self.path),
+            false => self.files.follow(below(Path::new(KUBECONFIG_PATH))),
         }
     }
 

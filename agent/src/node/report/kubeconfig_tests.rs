@@ -357,6 +357,37 @@ fn a_program_is_started_for_the_hosts_own_kubeconfig_or_one_named_by_hand_and_ne
 }
 
 #[test]
+fn what_an_images_kubeconfig_names_is_in_the_image_and_never_the_hosts() {
+    let (image, host) = (Place::new(), Place::new());
+    let root = Root::new(image.0.path());
+    let secret = host.file("token", SECRET);
+    let dir = root.join(KUBECONFIG_PATH).parent().unwrap().to_path_buf();
+    fs::create_dir_all(&dir).unwrap();
+    std::os::unix::fs::symlink(&secret, dir.join("link")).unwrap();
+    let out = format!("{}{}", "../".repeat(20), secret.display());
+    let read = |file: &str| {
+        fs::write(dir.join("kubeconfig"), text(SERVER, &format!("tokenFile: {file}"))).unwrap();
+        Access::read(&root, None)
+    };
+    for file in ["link", "/var/lib/kubelet/link", &out] {
+        let error = read(file).unwrap_err().to_string();
+        assert!(error.contains("users[kubelet].tokenFile"), "{file}: {error}");
+    }
+    // Where the image has it itself, it is read.
+    let own = root.join(&secret);
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(own, SECRET).unwrap();
+    for file in ["link", "/var/lib/kubelet/link", &out] {
+        read(file).unwrap();
+    }
+    // Nor is it one of the host's itself.
+    let kubeconfig = host.file("kubeconfig", &text(SERVER, &token()));
+    fs::remove_file(dir.join("kubeconfig")).unwrap();
+    std::os::unix::fs::symlink(kubeconfig, dir.join("kubeconfig")).unwrap();
+    assert_eq!(Access::read(&root, None).unwrap_err().exit_code(), 4);
+}
+
+#[test]
 fn a_token_file_is_read_when_it_is_used() {
     let place = Place::new();
     let path = place.file("token", SECRET);
