@@ -87,7 +87,7 @@ pub fn time_in_children() -> Duration {
 pub fn find_program(root: &Root, name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     PROGRAM_DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| {
-        root.join(path).metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        root.follow(path).metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
     })
 }
 

@@ -225,7 +225,7 @@ impl State {
 
     /// The state file, whatever is the matter with it.
     pub fn read(root: &Root) -> StateFile {
-        match State::parse(&root.join(STATE_PATH)) {
+        match State::parse(&root.follow(STATE_PATH)) {
             Ok(Some(state)) if state.boot_id == boot_id(root) => StateFile::OfThisBoot(Box::new(state)),
             Ok(Some(state)) => StateFile::OfAnotherBoot(Box::new(state)),
             Ok(None) => StateFile::Missing,

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -127,6 +127,30 @@ fn a_wrong_configuration_is_one_of_the_problems_and_not_the_end() {
     assert!(said.contains("ok       fstab"), "{said}");
     assert!(!said.contains("credentials"), "--offline leaves it out: {said}");
     assert_eq!(agent(image.path(), &["doctor", "--offline", "--node-name", "x"]).status.code(), Some(2));
+}
+
+#[test]
+fn programs_kernels_and_configuration_of_an_image_are_its_own_through_absolute_links() {
+    let image = image();
+    let root = image.path();
+    fs::rename(root.join("usr"), root.join("system")).unwrap();
+    symlink("/system", root.join("usr")).unwrap();
+    fs::rename(root.join("system/sbin/mkfs.ext4"), root.join("mke2fs")).unwrap();
+    symlink("/mke2fs", root.join("system/sbin/mkfs.ext4")).unwrap();
+    write(root, "etc/own.toml", "filesystem = \"ext4\"\n", 0o644);
+    fs::create_dir_all(root.join("etc/nvme-agent")).unwrap();
+    let config = root.join("etc/nvme-agent/config.toml");
+    let _ = fs::remove_file(&config);
+    symlink("/etc/own.toml", &config).unwrap();
+    let output = agent(root, &["doctor"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    // One of this host's would be wrong.
+    let host = tempfile::tempdir().unwrap();
+    write(host.path(), "config.toml", "hunter2 = 2\n", 0o644);
+    fs::remove_file(&config).unwrap();
+    symlink(host.path().join("config.toml"), &config).unwrap();
+    let said = text(&agent(root, &["doctor"]));
+    assert!(said.contains("is a symbolic link to nothing") && !said.contains("hunter2"), "{said}");
 }
 
 #[test]

@@ -223,3 +223,29 @@ fn a_node_that_is_not_to_be_labelled_is_not() {
         node.refuses(args, 0, &["label_method is \"none\""]);
     }
 }
+
+#[test]
+fn a_program_that_an_image_names_is_not_started_and_one_of_a_kubeconfig_named_by_hand_is() {
+    let node = Node::new();
+    let (outside, started) = (tempfile::tempdir().unwrap(), node.dir.path().join("started"));
+    let at = node.dir.path().join("var/lib/kubelet/kubeconfig");
+    let exec = format!(
+        "exec: {{apiVersion: client.authentication.k8s.io/v1beta1, command: /bin/sh, args: [-c, ': >{}; {SECRET}']}}",
+        started.display()
+    );
+    let text = fs::read_to_string(&at).unwrap().replace(&format!("token: {SECRET}"), &exec);
+    fs::write(&at, &text).unwrap();
+    let words = ["var/lib/kubelet/kubeconfig: users[c].exec", "`/bin/sh` was not", "--kubeconfig"];
+    node.refuses(&[], 4, &words);
+    let mut status = Command::cargo_bin("nvme-agent").unwrap();
+    let said = status.args(["status", "--node", "--root"]).arg(node.dir.path()).output().unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    let line =
+        said.lines().find(|line| line.starts_with("on node not known: ")).unwrap_or_else(|| panic!("{said}"));
+    assert!(words.iter().all(|word| line.contains(word)) && !said.contains("hunter2"), "{said}");
+    assert!(!started.exists());
+    let named = outside.path().join("kubeconfig");
+    fs::write(&named, text).unwrap();
+    let (code, said, visits) = node.report(&["--kubeconfig", named.to_str().unwrap()]);
+    assert!(started.exists() && said.contains("credential plugin /bin/sh failed"), "{code} {visits} {said}");
+}

@@ -116,7 +116,8 @@ pub fn load(
 pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Option<(PathBuf, String)>> {
     let path = file.map_or_else(|| root.join(CONFIG_PATH), Path::to_path_buf);
     let wrong = |problem: String| Error::Config(format!("{}: {problem}", path.display()));
-    let opened = match atomic::open(&path) {
+    let at = if file.is_none() { root.follow(CONFIG_PATH) } else { path.clone() };
+    let opened = match atomic::open(&at) {
         Ok(opened) => opened,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && file.is_none() => {
             return match path.symlink_metadata() {

@@ -24,6 +24,9 @@ pub fn credentials(subject: &Subject<'_>, kubeconfig: Option<&Path>, node_name: 
         if let Some(unknown) = subject.cannot(NAME) {
             return unknown;
         }
+        if let Err(why) = subject.at(KUBECONFIG_PATH) {
+            return Check::unknown(NAME, why);
+        }
         if subject.root.join(KUBECONFIG_PATH).symlink_metadata().is_err() {
             return Check::unknown(
                 NAME,
@@ -141,7 +144,11 @@ mod tests {
         machine.write(KUBECONFIG_PATH, &KUBECONFIG.replace("server: 'https://127.0.0.1:1'", "x: hunter2"));
         of(&machine).is_problem(&["clusters[b]", "server", "`report` cannot tell"]);
         let plugin = "exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: /nonexistent, args: [hunter2]}";
-        machine.write(KUBECONFIG_PATH, &KUBECONFIG.replace("token: hunter2", plugin));
-        of(&machine).is_problem(&["log in: credential plugin /nonexistent", "kubelet logs in the same way"]);
+        // Below another root than the host's one that is named by hand.
+        machine.write("/root/kubeconfig", &KUBECONFIG.replace("token: hunter2", plugin));
+        let named = machine.root.join("/root/kubeconfig");
+        let check = machine.check(|subject| credentials(subject, Some(&named), None));
+        check.is_problem(&["log in: credential plugin /nonexistent", "kubelet logs in the same way"]);
+        assert!(!format!("{check:?}").contains("hunter2"), "{check:?}");
     }
 }

@@ -7,14 +7,21 @@ use crate::intent::INTENT_PATH;
 use crate::observe::files;
 use crate::persist::fstab::{self, Entry, Source};
 use crate::persist::{FSTAB_PATH, atomic, mdadm_conf};
+use crate::root::Root;
 use crate::state::Health;
 
 const SET_UP: &str = "Run `nvme-agent setup`: it puts its line right, and touches no other.";
 
+const MDADM_CONF: [&str; 2] = ["/etc/mdadm.conf", "/etc/mdadm/mdadm.conf"];
+
 /// Parseable, one line for the target, and that is ours, with nofail.
 pub fn fstab(subject: &Subject<'_>) -> Check {
     const NAME: &str = "fstab";
-    let text = match atomic::read_text(&subject.root.join(FSTAB_PATH)) {
+    let at = match subject.at(FSTAB_PATH) {
+        Ok(at) => at,
+        Err(why) => return Check::unknown(NAME, why),
+    };
+    let text = match atomic::read_text(&at) {
         Ok(text) => text.unwrap_or_default(),
         Err(error) => {
             return Check::problem(
@@ -118,8 +125,12 @@ fn ours_is_right(name: &str, subject: &Subject<'_>, entry: &Entry, wanted: Optio
 
 pub fn mdadm_conf(subject: &Subject<'_>) -> Check {
     const NAME: &str = "mdadm-conf";
+    // Which of them it is depends on which is there.
+    if let Some(why) = MDADM_CONF.into_iter().find_map(|path| subject.at(path).err()) {
+        return Check::unknown(NAME, why);
+    }
     let path = files::mdadm_conf_path(subject.root);
-    let text = match atomic::read_text(&subject.root.join(path)) {
+    let text = match atomic::read_text(&subject.root.follow(path)) {
         Ok(Some(text)) => text,
         Ok(None) if exec::find_program(subject.root, "mdadm").is_none() => {
             return Check::ok(NAME, "mdadm is not installed; nothing needs it");
@@ -183,8 +194,13 @@ pub fn mdadm_conf(subject: &Subject<'_>) -> Check {
 /// State, intent and record: whether they can be understood, and what they are of.
 pub fn records(subject: &Subject<'_>) -> Check {
     const NAME: &str = "records";
+    let at = match subject.at(INTENT_PATH) {
+        Ok(at) => at.display().to_string(),
+        Err(why) => return Check::unknown(NAME, why),
+    };
     let mut unread = subject.unread.clone();
-    let intent = files::identity(subject.root, INTENT_PATH, &mut unread).unwrap_or_else(|error| {
+    // The root is in it already.
+    let intent = files::identity(&Root::default(), &at, &mut unread).unwrap_or_else(|error| {
         unread.push(error.to_string());
         None
     });

@@ -1,7 +1,5 @@
 //! /dev/disk/by-uuid: fstab's line is by UUID, and systemd waits for the link.
 
-use std::fs;
-
 use super::Check;
 use super::subject::Subject;
 use crate::observe::sysfs;
@@ -86,7 +84,7 @@ pub fn udev_rule(subject: &Subject<'_>) -> Check {
     let find = |rule: &str| {
         let mut at = RULES.iter().map(|dir| format!("{dir}/{rule}"));
         // One that is masked (a link to /dev/null) is no rule.
-        at.find(|path| fs::metadata(subject.root.join(path)).is_ok_and(|meta| meta.is_file()))
+        at.find(|path| subject.at(path).is_ok_and(|at| at.is_file()))
     };
     let single = matches!(&subject.seen, Ok(seen) if seen.drives.len() == 1);
     match find(MDADMS_RULE).or_else(|| find(OUR_RULE)) {

@@ -1,7 +1,5 @@
 //! What the agent itself needs: a configuration, rights, programs, a kernel.
 
-use std::path::Path;
-
 use super::Check;
 use super::subject::Subject;
 use crate::exec;
@@ -113,8 +111,8 @@ fn releases(subject: &Subject<'_>) -> Vec<String> {
     if subject.running {
         return sysfs::attribute(subject.root.join("/proc/sys/kernel/osrelease")).into_iter().collect();
     }
-    let dirs = MODULE_DIRS.iter().filter_map(|dir| sysfs::names(subject.root.join(dir)).ok());
-    dirs.into_iter().find(|names| !names.is_empty()).unwrap_or_default()
+    let mut dirs = MODULE_DIRS.iter().map(|dir| subject.names(dir));
+    dirs.find(|names| !names.is_empty()).unwrap_or_default()
 }
 
 /// raid0 and the filesystem: the kernel loads them by its own request, from files that an image may lack.
@@ -163,8 +161,7 @@ fn has_module(subject: &Subject<'_>, release: &str, module: &str) -> Option<bool
     let mut listed = None;
     for dir in MODULE_DIRS {
         for list in ["modules.dep", "modules.builtin"] {
-            let path = root.join(Path::new(dir).join(release).join(list));
-            let Ok(Some(text)) = atomic::read_text(&path) else { continue };
+            let Some(text) = subject.text(&format!("{dir}/{release}/{list}")) else { continue };
             // `kernel/drivers/md/raid0.ko.xz: kernel/...`
             let is_it = |line: &str| {
                 let file = line.split(':').next().and_then(|path| path.rsplit('/').next());

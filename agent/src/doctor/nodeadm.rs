@@ -1,8 +1,9 @@
 //! nodeadm: by which way the labels come to the Node on this image, what else is among the NodeConfigs, and whether one of
 //! them has it take the drives.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -40,9 +41,13 @@ pub fn label_way(subject: &Subject<'_>) -> Check {
 }
 
 fn is_eks(subject: &Subject<'_>) -> bool {
-    let unit =
-        |name: &str| UNIT_DIRECTORIES.iter().any(|dir| subject.root.join(format!("{dir}/{name}")).is_file());
-    unit("nodeadm-run.service") || unit("kubelet.service") || subject.root.join("/etc/eks").is_dir()
+    has_unit(subject, "nodeadm-run.service")
+        || has_unit(subject, "kubelet.service")
+        || subject.at("/etc/eks").is_ok_and(|at| at.is_dir())
+}
+
+fn has_unit(subject: &Subject<'_>, name: &str) -> bool {
+    UNIT_DIRECTORIES.iter().any(|dir| subject.at(&format!("{dir}/{name}")).is_ok_and(|at| at.is_file()))
 }
 
 /// A file of the directory, and what it says or why not.
@@ -53,28 +58,35 @@ struct File {
 }
 
 fn files(subject: &Subject<'_>) -> Result<Vec<File>, std::io::Error> {
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(subject.root.join(DROP_IN_DIR))?.flatten().map(|entry| entry.path()).collect();
-    paths.retain(|path| others::is_read(path));
-    paths.sort();
-    let ours = subject.root.join(DROP_IN_PATH);
-    let file = |path: PathBuf| File {
-        name: path.file_name().unwrap_or_default().to_string_lossy().escape_default().to_string(),
-        is_ours: path == ours,
-        told: read(&path),
-    };
-    Ok(paths.into_iter().map(file).collect())
+    let dir = subject.at(DROP_IN_DIR).map_err(std::io::Error::other)?;
+    let mut names: Vec<OsString> = fs::read_dir(dir)?.flatten().map(|entry| entry.file_name()).collect();
+    names.retain(|name| others::is_read(name));
+    names.sort();
+    let mut files = Vec::new();
+    for name in names {
+        let path = Path::new(DROP_IN_DIR).join(&name);
+        let at = subject.at_path(&path).map_err(std::io::Error::other)?;
+        if !at.is_dir() {
+            files.push(File {
+                name: name.to_string_lossy().escape_default().to_string(),
+                is_ours: path == Path::new(DROP_IN_PATH),
+                told: read(&at),
+            });
+        }
+    }
+    Ok(files)
 }
 
 /// What is quoted of a text is nothing: a NodeConfig may hold a proxy's password.
-fn read(path: &std::path::Path) -> Result<Cached, String> {
-    if fs::symlink_metadata(path).is_ok() && fs::metadata(path).is_err() {
-        return Err("is a link that leads nowhere".into());
+fn read(at: &Path) -> Result<Cached, String> {
+    match fs::metadata(at) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err("is a link that leads nowhere".into());
+        }
+        Ok(meta) if meta.len() > LONGEST => return Err(format!("is longer than {LONGEST} bytes")),
+        _ => {}
     }
-    if fs::metadata(path).is_ok_and(|meta| meta.len() > LONGEST) {
-        return Err(format!("is longer than {LONGEST} bytes"));
-    }
-    let text = atomic::read(path).map_err(|e| format!("cannot be read: {e}"))?;
+    let text = atomic::read(at).map_err(|e| format!("cannot be read: {e}"))?;
     node_config(&String::from_utf8_lossy(&text))
 }
 
@@ -91,12 +103,10 @@ fn node_config(text: &str) -> Result<Cached, String> {
 /// What is in the directory of ours: a file that nodeadm does not take keeps the node from joining, ours or not.
 pub fn drop_ins(subject: &Subject<'_>) -> Check {
     const NAME: &str = "nodeadm-drop-ins";
-    let has_unit =
-        UNIT_DIRECTORIES.iter().any(|dir| subject.root.join(dir).join("nodeadm-run.service").is_file());
     let files = match files(subject) {
         Ok(files) => files,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return match has_unit && drop_ins_are_read(subject.root) {
+            return match has_unit(subject, "nodeadm-run.service") && drop_ins_are_read(subject.root) {
                 true => Check::problem(
                     NAME,
                     format!(
@@ -160,10 +170,15 @@ pub fn storage(subject: &Subject<'_>) -> Check {
     const NAME: &str = "nodeadm-storage";
     let mut told: Vec<(String, Cached)> = Vec::new();
     let mut unknown = None;
-    for file in files(subject).unwrap_or_default() {
-        if let Ok(config) = file.told {
-            told.push((format!("{DROP_IN_DIR}/{}", file.name), config));
+    match files(subject) {
+        Ok(files) => {
+            for file in files {
+                let place = format!("{DROP_IN_DIR}/{}", file.name);
+                told.extend(file.told.ok().map(|config| (place, config)));
+            }
         }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => unknown = Some(format!("{DROP_IN_DIR}: cannot be read: {e}")),
     }
     // An image has that of the machine that it was made on.
     if subject.running {

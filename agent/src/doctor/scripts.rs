@@ -4,8 +4,8 @@
 //! secrets.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use super::subject::{ROOT_ONLY, Subject};
 use super::{Check, userdata};
@@ -41,7 +41,7 @@ pub fn scripts(subject: &Subject<'_>) -> Check {
     {
         return unknown;
     }
-    let mut look = Look { subject, denied: false, seen: BTreeSet::new() };
+    let mut look = Look { subject, unasked: None, denied: false, seen: BTreeSet::new() };
     let mut at_boot: Vec<String> = AT_BOOT.iter().flat_map(|path| look.below(path, &|_| true)).collect();
     at_boot.extend(look.below(UNITS, &|name| name.ends_with(".service") && !name.starts_with("nvme-agent")));
     if !at_boot.is_empty() {
@@ -71,10 +71,11 @@ pub fn scripts(subject: &Subject<'_>) -> Check {
             "Take it out of the launch template or EC2NodeClass before the next launch: docs/migration.md.",
         );
     }
-    match look.denied {
-        true if !subject.privileged => Check::unknown(NAME, ROOT_ONLY),
-        true => Check::unknown(NAME, "some of the scripts that run at boot cannot be read"),
-        false => Check::ok(
+    match look.unasked {
+        _ if look.denied && !subject.privileged => Check::unknown(NAME, ROOT_ONLY),
+        _ if look.denied => Check::unknown(NAME, "some of the scripts that run at boot cannot be read"),
+        Some(why) => Check::unknown(NAME, why),
+        None => Check::ok(
             NAME,
             "none in userData, units, cron or rc.local makes arrays or filesystems of NVMe drives",
         ),
@@ -83,16 +84,24 @@ pub fn scripts(subject: &Subject<'_>) -> Check {
 
 struct Look<'a> {
     subject: &'a Subject<'a>,
+    /// Why one of the places was not looked at.
+    unasked: Option<String>,
     denied: bool,
-    /// A script that several call is told once.
-    seen: BTreeSet<String>,
+    /// A script that several call, or that has several names, is told once.
+    seen: BTreeSet<PathBuf>,
 }
 
 impl Look<'_> {
     /// What the file, or the files in the directory, do to drives; each with its path.
     fn below(&mut self, path: &str, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
-        let at = self.subject.root.join(path);
-        if fs::metadata(&at).is_ok_and(|meta| meta.is_dir()) {
+        let at = match self.subject.at(path) {
+            Ok(at) => at,
+            Err(why) => {
+                self.unasked.get_or_insert(why);
+                return Vec::new();
+            }
+        };
+        if at.is_dir() {
             let names = sysfs::names(&at).unwrap_or_else(|_| {
                 self.denied = true;
                 Vec::new()
@@ -106,10 +115,11 @@ impl Look<'_> {
     /// `follow`: the scripts that it names as well.
     fn file(&mut self, path: &str, follow: bool) -> Vec<String> {
         // Nothing that is on the target is there at boot; another mount may hang like it.
-        if !self.subject.may_be_asked(path) || !self.seen.insert(path.to_owned()) {
+        let Ok(at) = self.subject.at(path) else { return Vec::new() };
+        if !self.seen.insert(at.clone()) {
             return Vec::new();
         }
-        let Some(text) = self.text(path) else { return Vec::new() };
+        let Some(text) = self.text(&at) else { return Vec::new() };
         let mut found: Vec<String> = does(&text).map(|what| format!("{path} {what}")).into_iter().collect();
         if follow {
             for named in commands(&text) {
@@ -120,14 +130,13 @@ impl Look<'_> {
     }
 
     /// The text of a file that is small, and is text.
-    fn text(&mut self, path: &str) -> Option<String> {
-        let at = self.subject.root.join(path);
-        // A unit that is a link is a package's, or masked; a directory or a device is no script.
-        if !fs::symlink_metadata(&at).is_ok_and(|meta| meta.is_file() && meta.len() <= LONGEST) {
+    fn text(&mut self, at: &Path) -> Option<String> {
+        // A directory is no script, nor is what a unit that is masked leads to.
+        if !at.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= LONGEST) {
             return None;
         }
         let mut bytes = Vec::new();
-        match atomic::open(&at).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes)) {
+        match atomic::open(at).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes)) {
             Ok(_) => String::from_utf8(bytes).ok(),
             Err(_) => {
                 self.denied = true;
@@ -253,5 +262,48 @@ mod tests {
         for (path, verdict) in [("/nfs/x.sh", Verdict::Ok), ("/opt/x.sh", Verdict::Problem)] {
             with(&[(at, &unit(path)), (path, FORMATS), ("/proc/1/mountinfo", nfs)]).is(verdict, &[]);
         }
+    }
+
+    #[test]
+    fn a_place_that_may_not_answer_is_not_looked_into_and_that_is_said() {
+        let nfs = "40 22 0:40 / /var/spool rw - nfs4 server:/ rw\n";
+        let machine = Machine::new();
+        machine.write("/var/spool/cron/root", FORMATS);
+        machine.mounts(nfs);
+        machine.check(scripts).is(Verdict::Unknown, &["/var/spool/cron is on", "may not answer"]);
+        // What is found elsewhere is no less of a problem.
+        machine.write("/etc/rc.local", FORMATS);
+        machine.check(scripts).is_problem(&["/etc/rc.local makes filesystems"]);
+    }
+
+    #[test]
+    fn links_lead_below_the_root_and_to_nothing_that_may_not_answer() {
+        let unit = "[Service]\nExecStart=/opt/x.sh\n";
+        let nfs = "40 22 0:40 / /nfs rw - nfs4 server:/ rw\n";
+        for (to, at, verdict) in [
+            ("srv/opt", "/srv/opt/x.sh", Verdict::Problem),
+            ("/srv/opt", "/srv/opt/x.sh", Verdict::Problem),
+            ("nfs/opt", "/nfs/opt/x.sh", Verdict::Ok),
+            ("/srv/../nfs/opt", "/nfs/opt/x.sh", Verdict::Ok),
+            ("tmp/opt", "/tmp/opt/x.sh", Verdict::Ok),
+            ("opt", "/srv/opt/x.sh", Verdict::Ok),
+        ] {
+            let machine = Machine::new();
+            machine.mounts(nfs);
+            machine.link("/opt", to);
+            machine.write(at, FORMATS);
+            machine.write("/usr/lib/systemd/system/x.service", unit);
+            // As `systemctl enable` leaves a unit of somewhere else.
+            machine.link("/etc/systemd/system/x.service", "/usr/lib/systemd/system/x.service");
+            machine.check(scripts).is(verdict, &[]);
+        }
+        // The directory itself, and one that is masked.
+        let machine = Machine::new();
+        machine.mounts(nfs);
+        machine.link("/etc/systemd/system/x.service", "/dev/null");
+        machine.check(scripts).is(Verdict::Ok, &[]);
+        machine.write("/nfs/cron.d/x", FORMATS);
+        machine.link("/etc/cron.d", "../nfs/cron.d");
+        machine.check(scripts).is(Verdict::Unknown, &["/etc/cron.d is on"]);
     }
 }

@@ -35,26 +35,19 @@ pub fn places(subject: &Subject<'_>) -> Vec<Check> {
 }
 
 fn place(subject: &Subject<'_>, name: &str, dir: &str, above: &str) -> Check {
-    if !subject.may_be_asked(dir) {
-        return match subject.seen(name) {
-            Ok(_) => Check::unknown(
-                name,
-                format!(
-                    "{dir} is on the target, on another of the drives, or on a filesystem that may not answer"
-                ),
-            ),
-            Err(unknown) => unknown,
-        };
-    }
-    let is_there = |dir: &&str| subject.root.join(dir).is_dir();
-    let Some(asked) = [dir, above].into_iter().find(is_there) else {
+    let found = match subject.at(dir) {
+        Ok(at) if at.is_dir() => Some((dir, at)),
+        Ok(_) => subject.at(above).ok().filter(|at| at.is_dir()).map(|at| (above, at)),
+        Err(why) => return Check::unknown(name, why),
+    };
+    let Some((asked, at)) = found else {
         return if subject.running {
             Check::problem(name, format!("{above} is no directory"), format!("Make it: `mkdir -p {above}`."))
         } else {
             Check::ok(name, format!("{above} is not in the image yet"))
         };
     };
-    match room(&subject.root.join(asked)) {
+    match room(&at) {
         Ok(room) => judge(name, dir, room),
         Err(error) => Check::unknown(name, format!("{asked}: {error}")),
     }

@@ -195,6 +195,94 @@ fn with_nothing_to_be_read_every_check_still_has_a_word() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it makes nothing");
 }
 
+/// A path of a machine's, and a text that a check has a word about.
+const TELLING: [(&str, &str); 12] = [
+    ("/etc/fstab", "/dev/x\n"),
+    ("/etc/mdadm.conf", "ARRAY /dev/md0 UUID=nonsense\n"),
+    ("/etc/tmpfiles.d/x.conf", "e /tmp - - - 1d\n"),
+    ("/etc/cron.d/x", "@reboot root mkfs.ext4 /dev/nvme1n1\n"),
+    ("/etc/systemd/system/x.service", "[Service]\nExecStart=/usr/bin/setup-local-disks\n"),
+    ("/etc/systemd/system/nvme-agent.service", "[Service]\nExecStart=/nowhere\n"),
+    ("/etc/systemd/system/nvme-agent.service.d/90-x.conf", "[Unit]\nAfter=local-fs.target\n"),
+    (
+        "/etc/systemd/system/nodeadm-run.service.d/50-nvme-agent.conf",
+        "[Service]\nExecStartPre=/x/nvme-agent gate\n",
+    ),
+    (
+        "/etc/systemd/system/nodeadm-run.service.d/90-x.conf",
+        "[Service]\nExecStart=\nExecStart=/usr/bin/nodeadm init\n",
+    ),
+    ("/etc/eks/nodeadm.d/10-x.yaml", "nonsense"),
+    ("/run/nvme-agent/state.json", "[]"),
+    ("/var/lib/nvme-agent/intent.json", "{"),
+];
+
+/// What is said of an image with this at `path`; its own file elsewhere goes by that name.
+fn words(path: &str, prepare: impl FnOnce(&Machine)) -> Vec<Check> {
+    let machine = Machine::new();
+    equip(&machine);
+    prepare(&machine);
+    let options =
+        Options { config: &machine.config, wrong: None, offline: true, kubeconfig: None, node_name: None };
+    let mut said = checks(&Subject::with(&machine.root, &machine.config, false, true), &options).checks;
+    for check in &mut said {
+        let place = machine.root.as_path().display().to_string();
+        check.found = check.found.replace(&place, "").replace("/elsewhere/file", path);
+        // Free space changes by itself.
+        if check.name.starts_with("space-") {
+            check.found.clear();
+        }
+    }
+    said
+}
+
+#[test]
+fn an_images_links_lead_to_its_own_files_and_never_to_the_hosts() {
+    for (path, text) in TELLING {
+        let is_there = words(path, |machine| machine.write(path, text));
+        let own = words(path, |machine| {
+            machine.write("/elsewhere/file", text);
+            machine.link(path, "/elsewhere/file");
+        });
+        assert_eq!(own, is_there, "{path}");
+        let to_nothing = words(path, |machine| machine.link(path, "/elsewhere/file"));
+        assert_ne!(own, to_nothing, "{path}: it is read");
+        let host = tempfile::tempdir().unwrap();
+        let file = host.path().join("file");
+        fs::write(&file, text).unwrap();
+        let out = words(path, |machine| machine.link(path, file.to_str().unwrap()));
+        assert_eq!(out, to_nothing, "{path}");
+    }
+}
+
+#[test]
+fn what_is_on_a_filesystem_that_may_not_answer_is_not_asked_and_is_unknown() {
+    let nfs = "40 22 0:40 / /nfs rw - nfs4 server:/ rw\n";
+    let unasked = |path: &str| {
+        let machine = Machine::new();
+        equip(&machine);
+        machine.mounts(nfs);
+        machine.write("/nfs/file", "nonsense");
+        let up = "../".repeat(path.matches('/').count() - 1);
+        machine.link(path, &format!("{up}nfs/file"));
+        let said = all(&machine).checks.into_iter().filter(|check| check.found.contains("may not answer"));
+        said.map(|check| (check.name, check.verdict)).collect::<Vec<_>>()
+    };
+    for (path, names) in [
+        ("/etc/fstab", &["fstab"][..]),
+        ("/etc/mdadm.conf", &["mdadm-conf"]),
+        ("/etc/tmpfiles.d/x.conf", &["tmpfiles"]),
+        ("/etc/systemd/system/nvme-agent.service", &["unit"]),
+        ("/etc/eks/nodeadm.d/10-x.yaml", &["nodeadm-storage", "nodeadm-drop-ins"]),
+        ("/var/lib/nvme-agent", &["records", "space-var-lib"]),
+        ("/var/lib/kubelet", &["other-owners"]),
+        ("/var/lib/cloud/instance", &["nodeadm-storage"]),
+    ] {
+        let unknown: Vec<_> = names.iter().map(|name| ((*name).to_owned(), Verdict::Unknown)).collect();
+        assert_eq!(unasked(path), unknown, "{path}");
+    }
+}
+
 impl Check {
     /// A problem that says all of `words`.
     #[track_caller]

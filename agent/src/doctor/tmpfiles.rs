@@ -20,8 +20,7 @@ pub fn tmpfiles(subject: &Subject<'_>) -> Check {
     let keep = subject.config.tmpfiles == config::Tmpfiles::Keep;
     let mut to_come = None;
     if keep {
-        let read = |path: &str| atomic::read_text(&subject.root.join(path)).ok().flatten();
-        let (ours, distro) = (read(tmpfiles::PATH), read(tmpfiles::DISTRO_PATH));
+        let (ours, distro) = (subject.text(tmpfiles::PATH), subject.text(tmpfiles::DISTRO_PATH));
         match tmpfiles::edit(ours.as_deref(), distro.as_deref(), target) {
             Ok(None) => {}
             Ok(Some(edited)) => to_come = Some(edited.text),
@@ -72,12 +71,12 @@ pub fn tmpfiles(subject: &Subject<'_>) -> Check {
 fn in_force(subject: &Subject<'_>) -> Result<BTreeMap<String, String>, String> {
     let mut files = BTreeMap::new();
     for dir in tmpfiles::DIRECTORIES {
-        for name in sysfs::names(subject.root.join(dir)).map_err(|e| e.to_string())? {
+        for name in sysfs::names(subject.at(dir)?).map_err(|e| e.to_string())? {
             if !name.ends_with(".conf") || files.contains_key(&name) {
                 continue;
             }
             // Bytes that are no text are in no path of ours; one that leads nowhere has no rules.
-            let bytes = atomic::read(&subject.root.join(dir).join(&name)).unwrap_or_default();
+            let bytes = atomic::read(&subject.at(&format!("{dir}/{name}"))?).unwrap_or_default();
             files.insert(name, String::from_utf8_lossy(&bytes).into_owned());
         }
     }

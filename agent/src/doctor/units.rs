@@ -1,7 +1,7 @@
 //! Our units: enabled, not masked, before what they must be before; the gate; the reports.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::subject::Subject;
 use super::{Check, Verdict};
@@ -9,15 +9,14 @@ use crate::apply::systemd::unit_name_for_path;
 use crate::config::LabelMethod;
 use crate::install::hook;
 use crate::node::registration::UNIT_DIRECTORIES;
-use crate::observe::sysfs;
 use crate::persist::atomic;
-use crate::root::Root;
 
 const UNIT: &str = "nvme-agent.service";
 const REPORT_UNITS: [&str; 2] = ["nvme-agent-report.service", "nvme-agent-report.timer"];
 const INSTALL: &str = "Run `nvme-agent install`.";
 /// A unit is masked for one boot here.
 const RUNTIME: &str = "/run/systemd/system";
+const DIRECTORIES: [&str; 4] = [UNIT_DIRECTORIES[0], RUNTIME, UNIT_DIRECTORIES[1], UNIT_DIRECTORIES[2]];
 /// What turns a machine into a node; where it is installed, our unit is before it.
 const JOINING: [&str; 4] =
     ["nodeadm-config.service", "nodeadm-run.service", "containerd.service", "kubelet.service"];
@@ -51,27 +50,28 @@ enum Found {
 }
 
 impl Found {
-    fn find(root: &Root, name: &str) -> Found {
-        let directories = [UNIT_DIRECTORIES[0], RUNTIME, UNIT_DIRECTORIES[1], UNIT_DIRECTORIES[2]];
-        for dir in directories {
+    fn find(subject: &Subject<'_>, name: &str) -> Found {
+        for dir in DIRECTORIES {
             let path = format!("{dir}/{name}");
-            let at = root.join(&path);
+            let at = match subject.at(&path) {
+                // A link to /dev/null, or an empty file (systemd.unit(5)).
+                Ok(at) if at == subject.root.join("/dev/null") => return Found::Masked(path),
+                Ok(at) => at,
+                Err(why) => return Found::Unread(why),
+            };
+            // A link that leads nowhere: systemd looks further.
             if fs::symlink_metadata(&at).is_err() {
                 continue;
             }
-            let masked = fs::read_link(&at).is_ok_and(|to| to == Path::new("/dev/null"));
             let text = match atomic::read_text(&at) {
-                // A link to /dev/null, or an empty file (systemd.unit(5)).
-                _ if masked => return Found::Masked(path),
                 Ok(Some(text)) if text.is_empty() => return Found::Masked(path),
                 Ok(Some(text)) => text,
-                // A link that leads nowhere: systemd looks further.
                 Ok(None) => continue,
                 Err(error) => return Found::Unread(error.to_string()),
             };
             let mut lines = settings(&text);
-            for drop_in in drop_ins(root, name) {
-                lines.extend(settings(&atomic::read_text(&drop_in).ok().flatten().unwrap_or_default()));
+            for drop_in in drop_ins(subject, name) {
+                lines.extend(settings(&subject.text(&drop_in).unwrap_or_default()));
             }
             return Found::Unit(Unit { path, lines });
         }
@@ -80,13 +80,14 @@ impl Found {
 }
 
 /// Of all directories, by name; one in an earlier directory hides one of its name in a later.
-fn drop_ins(root: &Root, name: &str) -> Vec<PathBuf> {
-    let mut found: Vec<(String, PathBuf)> = Vec::new();
-    for dir in [UNIT_DIRECTORIES[0], RUNTIME, UNIT_DIRECTORIES[1], UNIT_DIRECTORIES[2]] {
-        let dir = root.join(format!("{dir}/{name}.d"));
-        for entry in sysfs::names(&dir).unwrap_or_default() {
+fn drop_ins(subject: &Subject<'_>, name: &str) -> Vec<String> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for dir in DIRECTORIES {
+        let dir = format!("{dir}/{name}.d");
+        for entry in subject.names(&dir) {
             if entry.ends_with(".conf") && !found.iter().any(|(known, _)| *known == entry) {
-                found.push((entry.clone(), dir.join(entry)));
+                let path = format!("{dir}/{entry}");
+                found.push((entry, path));
             }
         }
     }
@@ -120,20 +121,21 @@ impl Unit {
 }
 
 /// Something pulls the unit in at boot.
-fn is_enabled(root: &Root, name: &str) -> bool {
-    let directories = [UNIT_DIRECTORIES[0], RUNTIME, UNIT_DIRECTORIES[1], UNIT_DIRECTORIES[2]];
-    directories.iter().any(|dir| {
-        let dir = root.join(dir);
-        let entries = sysfs::names(&dir).unwrap_or_default();
-        let pulls = |entry: &&String| entry.ends_with(".wants") || entry.ends_with(".requires");
-        entries.iter().filter(pulls).any(|entry| dir.join(entry).join(name).symlink_metadata().is_ok())
+fn is_enabled(subject: &Subject<'_>, name: &str) -> bool {
+    DIRECTORIES.iter().any(|dir| {
+        let pulls = |entry: &String| entry.ends_with(".wants") || entry.ends_with(".requires");
+        // What is in there is a link, wherever it leads.
+        let is_in = |entry: String| {
+            let dir = subject.at(&format!("{dir}/{entry}"));
+            dir.is_ok_and(|dir| dir.join(name).symlink_metadata().is_ok())
+        };
+        subject.names(dir).into_iter().filter(pulls).any(is_in)
     })
 }
 
 pub fn unit(subject: &Subject<'_>) -> Check {
     const NAME: &str = "unit";
-    let root = subject.root;
-    let unit = match Found::find(root, UNIT) {
+    let unit = match Found::find(subject, UNIT) {
         Found::Unit(unit) => unit,
         Found::Masked(path) => {
             return Check::problem(
@@ -155,14 +157,14 @@ pub fn unit(subject: &Subject<'_>) -> Check {
         return Check::problem(NAME, format!("{} starts nothing (no ExecStart=)", unit.path), INSTALL);
     };
     // One that is elsewhere than the agent's may be on a filesystem that does not answer.
-    if subject.may_be_asked(program) && !is_executable(root, program) {
+    if subject.at(program).is_ok_and(|at| !is_executable(&at)) {
         return Check::problem(
             NAME,
             format!("{} starts {program}, which is not here or not executable", unit.path),
             INSTALL,
         );
     }
-    match is_enabled(root, UNIT) {
+    match is_enabled(subject, UNIT) {
         true => Check::ok(NAME, format!("{}, enabled, starts {program}", unit.path)),
         false => Check::problem(
             NAME,
@@ -172,16 +174,15 @@ pub fn unit(subject: &Subject<'_>) -> Check {
     }
 }
 
-fn is_executable(root: &Root, program: &str) -> bool {
+fn is_executable(program: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    let meta = fs::metadata(root.join(program));
+    let meta = fs::metadata(program);
     meta.is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 pub fn order(subject: &Subject<'_>) -> Check {
     const NAME: &str = "unit-order";
-    let root = subject.root;
-    let Found::Unit(unit) = Found::find(root, UNIT) else {
+    let Found::Unit(unit) = Found::find(subject, UNIT) else {
         return Check::unknown(NAME, format!("there is no {UNIT} in force"));
     };
     if unit.last("DefaultDependencies") != Some("no") {
@@ -203,7 +204,7 @@ pub fn order(subject: &Subject<'_>) -> Check {
             format!("Take that out of {} and its drop-ins (`systemctl cat {UNIT}`).", unit.path),
         );
     }
-    let is_here = |name: &&str| matches!(Found::find(root, name), Found::Unit(_));
+    let is_here = |name: &&str| matches!(Found::find(subject, name), Found::Unit(_));
     let here: Vec<&str> = JOINING.into_iter().filter(is_here).collect();
     let mount = unit_name_for_path(subject.target());
     let missing: Vec<&str> = here
@@ -254,12 +255,12 @@ pub fn report(subject: &Subject<'_>) -> Check {
     }
     let mut masked = Vec::new();
     for name in REPORT_UNITS {
-        let missing = match Found::find(subject.root, name) {
+        let missing = match Found::find(subject, name) {
             Found::Masked(_) => {
                 masked.push(name);
                 continue;
             }
-            Found::Unit(_) if is_enabled(subject.root, name) => continue,
+            Found::Unit(_) if is_enabled(subject, name) => continue,
             Found::Unread(why) => return Check::unknown(NAME, why),
             Found::Unit(_) => "not enabled",
             Found::Missing => "not installed",

@@ -48,7 +48,8 @@ impl Part {
 pub fn read(subject: &Subject<'_>) -> Result<Option<(&'static str, Vec<Part>)>, String> {
     for path in PATHS {
         let mut bytes = Vec::new();
-        let opened = atomic::open(&subject.root.join(path));
+        // cloud-init's `instance` is a link.
+        let opened = atomic::open(&subject.at(path)?);
         match opened.and_then(|file| file.take(LONGEST).read_to_end(&mut bytes)) {
             Ok(_) => return Ok(Some((path, parts(&String::from_utf8_lossy(&bytes))))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

@@ -57,12 +57,12 @@ impl Want {
 }
 
 fn unit_exists(root: &Root, name: &str) -> bool {
-    UNIT_DIRECTORIES.iter().any(|dir| root.join(Path::new(dir).join(name)).is_file())
+    UNIT_DIRECTORIES.iter().any(|dir| root.follow(Path::new(dir).join(name)).is_file())
 }
 
 /// The binary's path as units name it.
 fn binary(root: &Root) -> &'static str {
-    if root.join(PACKAGED_BINARY).is_file() { PACKAGED_BINARY } else { OWN_BINARY }
+    if root.follow(PACKAGED_BINARY).is_file() { PACKAGED_BINARY } else { OWN_BINARY }
 }
 
 /// Puts the drop-in in place, or takes ours away; says what changed, a line each.
@@ -77,7 +77,7 @@ pub fn ensure(root: &Root, config: &Config) -> Result<Vec<String>> {
 
 /// The policy that the gate in place stands for, whatever is configured by now.
 pub fn shown(root: &Root) -> OnFailure {
-    let policy = |path| match atomic::read_text(&root.join(path)) {
+    let policy = |path| match atomic::read_text(&root.follow(path)) {
         Ok(Some(text)) if !text.lines().any(is_strict) => OnFailure::Label,
         Ok(Some(text)) if text.contains(TAINTING) => OnFailure::Taint,
         Ok(Some(_)) => OnFailure::NoJoin,
@@ -96,7 +96,7 @@ fn wanted(root: &Root, config: &Config) -> [(&'static str, Result<String, &'stat
     let nodeadm = unit_exists(root, "nodeadm-run.service");
     // kubelet is gated only where nothing else starts it: elsewhere its restart after a crash would be gated.
     let eks_kubelet =
-        !nodeadm && unit_exists(root, "kubelet.service") && root.join("/etc/eks/bootstrap.sh").is_file();
+        !nodeadm && unit_exists(root, "kubelet.service") && root.follow("/etc/eks/bootstrap.sh").is_file();
     let want = Want::of(root, config);
     [(NODEADM_HOOK, nodeadm), (KUBELET_HOOK, eks_kubelet)].map(|(path, there)| {
         let (note, dash) = match want {
@@ -149,7 +149,7 @@ pub fn difference(root: &Root, config: &Config) -> Option<Difference> {
         return Some(Difference { decides: true, what: NO_PLACE.into() });
     }
     wanted(root, config).into_iter().find_map(|(path, wanted)| {
-        let there = atomic::read_text(&root.join(path)).ok().flatten();
+        let there = atomic::read_text(&root.follow(path)).ok().flatten();
         let strict = |text: &str| text.lines().any(is_strict);
         match (wanted, there) {
             (Ok(wanted), Some(there)) if there == format!("{MARK}\n{wanted}") => None,

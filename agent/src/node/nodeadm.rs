@@ -32,7 +32,7 @@ pub struct Cached {
 /// It is there and cannot be read or is not a NodeConfig, in words.
 pub fn cached(root: &Root) -> Result<Option<Cached>, String> {
     let wrong = |problem: String| format!("{CACHE_PATH}: {problem}");
-    let file = match atomic::open(&root.join(CACHE_PATH)) {
+    let file = match atomic::open(&root.follow(CACHE_PATH)) {
         Ok(file) => file,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(wrong(format!("cannot be read: {e}"))),

@@ -61,7 +61,9 @@ impl Ran {
             for text in [&self.stdout, &self.stderr] {
                 assert_eq!(secrets.found_in(text), None, "a secret in the output");
             }
-            assert_eq!(secrets.found_below(root, &[]).unwrap(), None, "a secret in a file");
+            // The token that a machine of its own has for its kubelet.
+            let own = root.join("var/lib/kubelet/token");
+            assert_eq!(secrets.found_below(root, &[&own]).unwrap(), None, "a secret in a file");
         });
     }
 }

@@ -76,12 +76,11 @@ pub fn a_second_report_sends_no_patch(cluster: &Cluster) {
 
 pub fn status_says_what_the_node_says_and_whether_that_is_so(cluster: &Cluster) {
     let (node, token) = Node::with_token(cluster);
-    // Not in a file of the machine: those are searched for secrets.
-    let (outside, link) = (node.file("token", &token), "/var/lib/kubelet/token");
-    node.login(&Login::TokenFile(link.as_ref()));
+    let (outside, own) = (node.file("token", &token), "/var/lib/kubelet/token");
+    node.machine.file(own, &token);
+    node.login(&Login::TokenFile(own.as_ref()));
     let kubeconfig = std::fs::read_to_string(node.kubeconfig_path()).unwrap();
     node.machine.file("/var/lib/kubelet/kubeconfig", &kubeconfig);
-    std::os::unix::fs::symlink(&outside, node.machine.path(link)).unwrap();
     node.login(&Login::TokenFile(&outside));
     let name = format!("NODEADM_KUBELET_ARGS=--hostname-override={}\n", node.name);
     node.machine.file("/etc/eks/kubelet/environment", &name);

@@ -85,7 +85,7 @@ pub fn shows_taint(root: &Root) -> bool {
     // Nobody else's are in it but as a copy beside ours.
     let in_file =
         |text: String| text.contains("registerWithTaints") || text.contains("--register-with-taints");
-    atomic::read_text(&root.join(DROP_IN_PATH)).is_ok_and(|text| text.is_some_and(in_file))
+    atomic::read_text(&root.follow(DROP_IN_PATH)).is_ok_and(|text| text.is_some_and(in_file))
         || Registration::load(root).is_some_and(|record| record.tainted)
 }
 

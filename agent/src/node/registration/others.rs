@@ -4,6 +4,7 @@
 //! list of `kubelet.config` that is not empty replaces the former (nodeadm/internal/configprovider/file.go,
 //! internal/api/merge.go). So those before ours say what our list must keep, and one after it can undo it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -36,14 +37,22 @@ pub struct Other {
 pub fn read(root: &Root) -> Result<Others, String> {
     let mut others = Others::default();
     // Where it cannot be read nodeadm fails, and the node does not join.
-    let Ok(entries) = fs::read_dir(root.join(DROP_IN_DIR)) else { return Ok(others) };
-    let mut paths: Vec<_> =
-        entries.flatten().map(|entry| entry.path()).filter(|path| is_read(path)).collect();
+    let Ok(entries) = fs::read_dir(root.follow(DROP_IN_DIR)) else { return Ok(others) };
+    let mut paths: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| is_read(name))
+        .map(|name| Path::new(DROP_IN_DIR).join(name))
+        .collect();
     paths.sort();
-    let ours = root.join(DROP_IN_PATH);
-    for path in paths.iter().filter(|path| **path != ours) {
+    let ours = Path::new(DROP_IN_PATH);
+    for path in paths.iter().filter(|path| *path != ours) {
+        let at = root.follow(path);
+        if at.is_dir() {
+            continue;
+        }
         let name = path.file_name().unwrap_or_default().to_string_lossy().escape_default().to_string();
-        let text = atomic::read_text(path).map_err(|e| e.to_string())?.unwrap_or_default();
+        let text = atomic::read_text(&at).map_err(|e| e.to_string())?.unwrap_or_default();
         if !names_taints(&text) {
             continue;
         }
@@ -52,16 +61,16 @@ pub fn read(root: &Root) -> Result<Others, String> {
             .map_err(|_| "expected the YAML of one NodeConfig".to_owned())
             .and_then(|config| nodeadm::told(&config))
             .map_err(|problem| format!("{DROP_IN_DIR}/{name} names taints, but: {problem}"))?;
-        let list = if *path < ours { &mut others.before } else { &mut others.after };
+        let list = if path.as_path() < ours { &mut others.before } else { &mut others.after };
         list.push(Other { name, told });
     }
     Ok(others)
 }
 
-/// By name, as nodeadm does it: one with a dot in front, too.
-pub fn is_read(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().as_bytes().to_ascii_lowercase();
-    [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending.as_bytes())) && !path.is_dir()
+/// By name, as nodeadm does it: one with a dot in front, too. Directories are not.
+pub fn is_read(name: &OsStr) -> bool {
+    let name = name.as_bytes().to_ascii_lowercase();
+    [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending.as_bytes()))
 }
 
 fn names_taints(text: &str) -> bool {

@@ -38,11 +38,11 @@ impl Way {
 
     /// The way that this image has and the configuration allows; where there is none, why.
     pub fn of(root: &Root, method: LabelMethod) -> (Way, Option<String>) {
-        let there = root.join(DROP_IN_DIR).is_dir();
+        let there = root.follow(DROP_IN_DIR).is_dir();
         let drop_in = there && is_read(root);
         // nodeadm makes the file at every boot: it may not be there yet.
         let environment =
-            root.join(ENVIRONMENT_PATH).is_file() || exec::find_program(root, "nodeadm").is_some();
+            root.follow(ENVIRONMENT_PATH).is_file() || exec::find_program(root, "nodeadm").is_some();
         let none = |why: &str| (Way::None, Some(why.to_owned()));
         match method {
             LabelMethod::Auto | LabelMethod::DropIn if drop_in => (Way::DropIn, None),
@@ -66,22 +66,20 @@ impl Way {
 /// nodeadm is told of the directory, which somebody may have made on an image whose nodeadm-run.service does not name it:
 /// what is written there is read by nobody. Where there is no such unit (an image that is being built) it counts as read.
 pub fn is_read(root: &Root) -> bool {
-    let at = |dir: &str, name: &str| root.join(Path::new(dir).join(name));
-    let units = UNIT_DIRECTORIES.map(|dir| at(dir, "nodeadm-run.service"));
-    let Some(unit) = units.into_iter().find(|unit| unit.is_file()) else { return true };
-    let mut drop_ins: Vec<PathBuf> = UNIT_DIRECTORIES
-        .iter()
-        .filter_map(|dir| fs::read_dir(at(dir, "nodeadm-run.service.d")).ok())
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "conf"))
-        .collect();
+    let units = UNIT_DIRECTORIES.map(|dir| Path::new(dir).join("nodeadm-run.service"));
+    let Some(unit) = units.into_iter().find(|unit| root.follow(unit).is_file()) else { return true };
+    let mut drop_ins: Vec<PathBuf> = Vec::new();
+    for dir in UNIT_DIRECTORIES.map(|dir| Path::new(dir).join("nodeadm-run.service.d")) {
+        let entries = fs::read_dir(root.follow(&dir)).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| dir.join(entry.file_name()));
+        drop_ins.extend(paths.filter(|path| path.extension().is_some_and(|ext| ext == "conf")));
+    }
     // Each after the one before it, as systemd reads them (systemd.unit(5)).
     drop_ins.sort_by_key(|path| path.file_name().map(OsStr::to_owned));
     let mut read = false;
     for path in [unit].iter().chain(&drop_ins) {
-        let text = atomic::read_text(path).ok().flatten().unwrap_or_default().replace("\\\n", " ");
+        let text =
+            atomic::read_text(&root.follow(path)).ok().flatten().unwrap_or_default().replace("\\\n", " ");
         for command in text.lines().filter_map(|line| line.trim_start().strip_prefix("ExecStart=")) {
             // An empty one takes back those before it.
             read = !command.trim().is_empty() && (read || command.contains(DROP_IN_DIR));

@@ -60,7 +60,8 @@ impl Session {
 }
 
 impl Access {
-    /// What the kubeconfig says, `file` or kubelet's own. `KUBECONFIG` is not consulted: it is a person's.
+    /// What the kubeconfig says, `file` or kubelet's own. `KUBECONFIG` is not consulted: it is a person's. `file` was named
+    /// by the operator, and may start a program; one that is found below another root than the host's may not.
     ///
     /// # Errors
     /// [`Error::Config`] with the file and the field; [`Error::Environment`] where kubelet's own does not exist.

@@ -30,7 +30,8 @@ pub(super) fn read(root: &Root, file: Option<&Path>) -> Result<Access> {
             path.display()
         )));
     }
-    let bytes = load(&path).map_err(|problem| Error::Config(format!("{}: {problem}", path.display())))?;
+    let at = if file.is_none() { root.follow(KUBECONFIG_PATH) } else { path.clone() };
+    let bytes = load(&at).map_err(|problem| Error::Config(format!("{}: {problem}", path.display())))?;
     // Below another root its files are there, too; one that was named by hand speaks of this machine.
     let files = if file.is_none() { root.clone() } else { Root::default() };
     Source { path: &path, files }.access(&bytes)
@@ -50,6 +51,11 @@ pub(super) fn token(text: &str) -> Result<String, &'static str> {
     plain
         .then(|| token.to_owned())
         .ok_or("expected a token of printable ASCII, found something else (not shown)")
+}
+
+/// A name or path out of a kubeconfig, for people: short, and on one line.
+fn name(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_default).collect()
 }
 
 /// Scheme, host and port, for people: what else may be in a URL can be a password.
@@ -72,7 +78,7 @@ fn load(path: &Path) -> Result<Vec<u8>, String> {
 /// A kubeconfig that is being read.
 struct Source<'a> {
     path: &'a Path,
-    /// Where the paths in it are.
+    /// Where the paths in it are. Another than the host's: it is an image's own, which nobody here has vouched for.
     files: Root,
 }
 
@@ -118,7 +124,6 @@ impl Source<'_> {
 
     /// Cluster and user of the current context, with the name of their field.
     fn select(&self, kubeconfig: Kubeconfig) -> Result<((String, Cluster), (String, AuthInfo))> {
-        let name = |text: &str| text.chars().take(80).flat_map(char::escape_default).collect::<String>();
         let current = kubeconfig.current_context.as_deref().filter(|context| !context.is_empty());
         let current = current
             .ok_or_else(|| self.wrong("current-context", "expected the name of a context, found none"))?;
@@ -197,12 +202,13 @@ impl Source<'_> {
         Ok(Some((at.to_owned(), bytes)))
     }
 
-    /// Relative paths are relative to the kubeconfig's directory.
+    /// Relative paths are relative to the kubeconfig's directory. Out of an image's, neither links nor `..` lead: a token of
+    /// this host's would go to the server that the image names.
     fn resolve(&self, file: &str) -> PathBuf {
-        match (Path::new(file).is_absolute(), self.path.parent()) {
-            (true, _) => self.files.join(file),
-            (false, Some(dir)) => dir.join(file),
-            (false, None) => PathBuf::from(file),
+        let below = |path: &Path| path.parent().unwrap_or(Path::new("")).join(file);
+        match self.files.is_host() {
+            true => below(self.path),
+            false => self.files.follow(below(Path::new(KUBECONFIG_PATH))),
         }
     }
 
@@ -248,6 +254,17 @@ impl Source<'_> {
         let has_identity = self.identity(at, user, config)?;
         if let Some(exec) = &user.exec {
             let field = format!("{at}.exec");
+            if !self.files.is_host() {
+                // As root, here: whoever made the image would say what runs on this machine. Not even looked for.
+                return Err(self.wrong(
+                    &field,
+                    format!(
+                        "an image does not say what is started here, so `{}` was not; give a kubeconfig by --kubeconfig \
+                         (`report`, `doctor`), or run nvme-agent on the machine itself",
+                        name(exec.command.as_deref().unwrap_or_default())
+                    ),
+                ));
+            }
             let dir = self.path.parent().unwrap_or(Path::new("/"));
             let authorities = config.root_cert.as_deref();
             let plugin = Plugin::new(exec, dir, cluster, authorities)

@@ -336,6 +336,58 @@ fn without_one_of_kubelets_this_is_no_node_and_below_a_root_its_files_are_there_
 }
 
 #[test]
+fn a_program_is_started_for_the_hosts_own_kubeconfig_or_one_named_by_hand_and_never_for_an_images() {
+    let place = Place::new();
+    let root = Root::new(place.0.path());
+    let user = format!(
+        "exec:\n  apiVersion: client.authentication.k8s.io/v1beta1\n  command: /opt/get-token\n  args: [{SECRET}]\n  \
+         env: [{{name: {SECRET}, value: {SECRET}}}]"
+    );
+    let path = root.join(KUBECONFIG_PATH);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, text(SERVER, &user)).unwrap();
+    let error = Access::read(&root, None).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    let said = error.to_string();
+    for word in [path.to_str().unwrap(), "users[kubelet].exec", "`/opt/get-token`", "--kubeconfig"] {
+        assert!(said.contains(word), "no {word} in {said}");
+    }
+    assert!(!said.contains("hunter2") && said.lines().count() == 1, "{said}");
+    assert!(Access::read(&root, Some(&path)).unwrap().has_plugin());
+}
+
+#[test]
+fn what_an_images_kubeconfig_names_is_in_the_image_and_never_the_hosts() {
+    let (image, host) = (Place::new(), Place::new());
+    let root = Root::new(image.0.path());
+    let secret = host.file("token", SECRET);
+    let dir = root.join(KUBECONFIG_PATH).parent().unwrap().to_path_buf();
+    fs::create_dir_all(&dir).unwrap();
+    std::os::unix::fs::symlink(&secret, dir.join("link")).unwrap();
+    let out = format!("{}{}", "../".repeat(20), secret.display());
+    let read = |file: &str| {
+        fs::write(dir.join("kubeconfig"), text(SERVER, &format!("tokenFile: {file}"))).unwrap();
+        Access::read(&root, None)
+    };
+    for file in ["link", "/var/lib/kubelet/link", &out] {
+        let error = read(file).unwrap_err().to_string();
+        assert!(error.contains("users[kubelet].tokenFile"), "{file}: {error}");
+    }
+    // Where the image has it itself, it is read.
+    let own = root.join(&secret);
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(own, SECRET).unwrap();
+    for file in ["link", "/var/lib/kubelet/link", &out] {
+        read(file).unwrap();
+    }
+    // Nor is it one of the host's itself.
+    let kubeconfig = host.file("kubeconfig", &text(SERVER, &token()));
+    fs::remove_file(dir.join("kubeconfig")).unwrap();
+    std::os::unix::fs::symlink(kubeconfig, dir.join("kubeconfig")).unwrap();
+    assert_eq!(Access::read(&root, None).unwrap_err().exit_code(), 4);
+}
+
+#[test]
 fn a_token_file_is_read_when_it_is_used() {
     let place = Place::new();
     let path = place.file("token", SECRET);
