@@ -157,10 +157,10 @@ impl Vm<'_> {
             extra: &self.extra,
         };
         let console = self.logs().join("console.log");
-        let printed = std::fs::metadata(&console).map_or(0, |meta| meta.len());
+        self.printed = std::fs::metadata(&console).map_or(0, |meta| meta.len() as usize);
         let mut machine = Machine::start(&self.lab.qemu, &spec, self.dir.path(), &console)?;
         for (port, slot) in slots.iter().enumerate().skip(cold) {
-            wait_for_number(&console, printed, port - 1)?;
+            wait_for_number(&console, self.printed, port - 1)?;
             machine.plug(port, slot, &root)?;
         }
         self.machine = Some(machine);
@@ -201,9 +201,10 @@ impl Vm<'_> {
         }
     }
 
-    /// The console so far, of all boots of this VM.
+    /// What the console has had since the last cold boot: what `aws ec2 get-console-output` would print.
     pub fn console(&self) -> String {
-        std::fs::read_to_string(self.logs().join("console.log")).unwrap_or_default()
+        let bytes = std::fs::read(self.logs().join("console.log")).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.printed..).unwrap_or_default()).into_owned()
     }
 
     /// QEMU's own view, for debugging (`info pci` and the like).
@@ -228,12 +229,12 @@ fn other_serial(serial: &str) -> String {
 }
 
 /// Waits until the console, from this byte on, shows that NVMe controller `number` has been found.
-fn wait_for_number(console: &Path, from: u64, number: usize) -> Result<()> {
+fn wait_for_number(console: &Path, from: usize, number: usize) -> Result<()> {
     let line = format!("nvme nvme{number}: pci function");
     let end = Instant::now() + Duration::from_secs(90);
     loop {
         let bytes = std::fs::read(console).with_context(|| format!("read {}", console.display()))?;
-        let new = bytes.get(from as usize..).unwrap_or_default();
+        let new = bytes.get(from..).unwrap_or_default();
         if String::from_utf8_lossy(new).contains(&line) {
             return Ok(());
         }

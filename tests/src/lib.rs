@@ -82,6 +82,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod runner;
 pub mod scenarios;
+pub mod screen;
 pub mod shell;
 pub mod snapshot;
 pub mod status;

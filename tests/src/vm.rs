@@ -51,6 +51,8 @@ pub struct Vm<'lab> {
     pub(crate) root_port: usize,
     pub(crate) port_count: usize,
     pub(crate) serial_number: usize,
+    /// Bytes that the console had before the last cold boot.
+    pub(crate) printed: usize,
     pub(crate) dir: RunDir,
     logs: PathBuf,
     log: File,
@@ -103,6 +105,7 @@ impl<'lab> Vm<'lab> {
             root_port: 0,
             port_count: PORTS,
             serial_number: 0,
+            printed: 0,
             dir,
             logs: logs.to_owned(),
             log,

@@ -32,12 +32,8 @@ pub struct Args {
 pub fn run(context: &Context, args: &Args) -> Result<u8> {
     context.require_host("setup");
     context.require_root("setup")?;
-    let config = context.load(&args.config.overrides()).inspect_err(|error| match args.trigger {
-        Trigger::Boot => give_up(context, context.salvage(&args.config.overrides()), error),
-        // userData has written what the Node says where setup does not get to it.
-        Trigger::UserData => console::tell(&context.root, args.trigger, error),
-        Trigger::Hand => {}
-    })?;
+    let config =
+        context.load(&args.config.overrides()).inspect_err(|error| not_begun(context, args, error))?;
     // Nothing in the configuration is a secret.
     let json = serde_json::to_string(&config).unwrap_or_default();
     tracing::info!(
@@ -65,14 +61,23 @@ fn give_up(context: &Context, salvaged: Salvaged, error: &Error) {
     crate::setup::give_up_boot(&context.root, &config, error);
 }
 
-/// What went wrong before a command could run. Where that is the boot's setup, the Node is not to say what it said at an
-/// earlier boot, or what the machine said that its image was made of.
+/// A setup that does not get as far as to begin. Where it is the boot's, the Node is not to say what it said at an earlier
+/// boot, or what the machine said that its image was made of.
+fn not_begun(context: &Context, args: &Args, error: &Error) {
+    match args.trigger {
+        Trigger::Boot => give_up(context, context.salvage(&args.config.overrides()), error),
+        // userData has written what the Node says where setup does not get to it.
+        Trigger::UserData => console::tell(&context.root, args.trigger, error),
+        Trigger::Hand => {}
+    }
+}
+
+/// What went wrong before a command could run.
 pub fn too_early(context: &Context, command: &Command, error: &Error) {
     if let Command::Setup(args) = command
-        && args.trigger == Trigger::Boot
         && context.require_root("setup").is_ok()
     {
-        give_up(context, context.salvage(&args.config.overrides()), error);
+        not_begun(context, args, error);
     }
 }
 

@@ -62,10 +62,17 @@ fn cut(mut text: String, limit: usize) -> String {
     text
 }
 
+/// The line between empty ones. What comes before may be a prompt, or half a line. What comes after may be systemd's: where its
+/// last line was about what it waits for, its next goes up by one and erases whatever has come between (`status_vprintf`),
+/// and whoever prints the log on a terminal would not see ours.
+fn alone(line: &str) -> String {
+    format!("\n{line}\n\n")
+}
+
 /// Writes the line by a child, which is left behind where the console does not take it.
 fn write(console: &Path, line: &str) -> Result<()> {
     let failed = |source: io::Error| Error::io(console, "write")(source);
-    let text = format!("{line}\n");
+    let text = alone(line);
     let child = apart::start(|answer| {
         let errno =
             print(console, &text).map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
@@ -149,7 +156,7 @@ mod tests {
         let console = dir.path().join("console");
         fs::write(&console, "").unwrap();
         write(&console, "nvme-agent: setup failed").unwrap();
-        assert_eq!(fs::read_to_string(&console).unwrap(), "nvme-agent: setup failed\n");
+        assert_eq!(fs::read_to_string(&console).unwrap(), "\nnvme-agent: setup failed\n\n");
     }
 
     #[test]
@@ -172,7 +179,7 @@ mod tests {
         while reader.read(&mut text).is_ok() {}
         write(&fifo, "there").unwrap();
         let n = reader.read(&mut text).unwrap();
-        assert_eq!(&text[..n], b"there\n");
+        assert_eq!(&text[..n], b"\nthere\n\n");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What is said, where, and how often: the journal with its fields, stderr without one, never twice; and a journald that
-//! does not read holds nobody up.
+//! What is said, where, and how often: the journal with its fields, stderr without one, never twice; a terminal shows which step
+//! runs; and a journald that does not read holds nobody up.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::drive::{DriveSpec, GIB};
 use crate::image::Guest;
 use crate::runner::{Ctx, Scenario, Tier};
+use crate::screen;
 use crate::vm::Vm;
 
 pub const SCENARIOS: &[Scenario] =
@@ -22,7 +23,8 @@ fn journal_and_stderr(ctx: &Ctx) -> Result<()> {
         error_by_hand(vm)?;
         error_in_a_unit(vm)?;
         journald_that_does_not_read(vm)?;
-        without_journald(vm)
+        without_journald(vm)?;
+        a_terminal(vm)
     })
 }
 
@@ -135,5 +137,74 @@ fn without_journald(vm: &mut Vm) -> Result<()> {
     ensure!(output.rc == 0, "{}", output.err);
     ensure!(output.err.matches("nvme-agent: info: setup starts").count() == 1, "{}", output.err);
     ensure!(wrong.rc == 4 && wrong.err.lines().count() == 1, "said once: {}", wrong.err);
+    Ok(())
+}
+
+/// mkfs that takes its time, so that its step is seen for more than a moment.
+const SLOW: &str = "#!/bin/bash\nsleep 1.5\nexec -a mkfs.ext4 /root/mke2fs \"$@\"\n";
+/// mkfs that does not end well.
+const FAILS: &str = "#!/bin/sh\nsleep 0.5\necho cannot >&2\nexit 1\n";
+/// What the line begins with, each time that it is drawn.
+const DRAWN: &str = "\r\u{1b}[K";
+const COLUMNS: usize = 72;
+/// Not on /tmp, whose tmpfs systemd may be about to take down when ours has gone from it.
+const SETUP: &str = "nvme-agent setup --target /opt/data";
+
+/// Which step runs and for how long is on a terminal's last line until it is done, and nowhere else.
+fn a_terminal(vm: &mut Vm) -> Result<()> {
+    vm.ok("nvme-agent teardown --yes; mv /usr/sbin/mke2fs /root/")?;
+    vm.write("/usr/sbin/mke2fs", 0o755, FAILS.as_bytes())?;
+    let script = format!("TERM=xterm script -qec 'stty cols {COLUMNS} rows 24; {SETUP}' /dev/null");
+    let (out, _, records) = journal(vm, 7, &script)?;
+    ensure!(
+        out.contains(&format!("{DRAWN}nvme-agent: step 2 of ")) && out.contains("create RAID0"),
+        "{out:?}"
+    );
+    let shown = screen::shown(&out);
+    ensure!(
+        shown.len() == 2 && shown[0].starts_with("nvme-agent: error: ") && shown[1].is_empty(),
+        "{shown:#?}"
+    );
+    plain(&records)?;
+
+    // As of userData: into a pipe, whatever the terminal is called.
+    let (out, err, records) =
+        journal(vm, 7, &format!("TERM=xterm {SETUP} 2>&1 | cat; exit ${{PIPESTATUS[0]}}"))?;
+    ensure!(is_plain(&out) && out.lines().count() == 1 && err.is_empty(), "{out:?}{err:?}");
+    plain(&records)?;
+
+    vm.write("/usr/sbin/mke2fs", 0o755, SLOW.as_bytes())?;
+    let (out, _, records) = journal(vm, 0, &script)?;
+    let drawn: Vec<&str> = out.split(DRAWN).filter(|text| text.starts_with("nvme-agent: step ")).collect();
+    let mut of_mkfs = Vec::new();
+    for line in &drawn {
+        // `nvme-agent: step 3 of 9, 0.4 s: make ext4 on /dev/md0`
+        ensure!(line.len() < COLUMNS && !line.contains(char::is_control), "{line:?}");
+        let seconds = line.split(", ").nth(1).and_then(|rest| rest.split(" s: ").next());
+        let seconds: f64 = seconds.and_then(|s| s.parse().ok()).with_context(|| format!("{line:?}"))?;
+        if line.contains("make ext4") {
+            of_mkfs.push(seconds);
+        }
+    }
+    ensure!(of_mkfs.len() >= 3 && of_mkfs.is_sorted() && of_mkfs.last() >= Some(&1.0), "{of_mkfs:?}");
+    ensure!(drawn.iter().any(|line| line.contains("/etc/fstab")), "{drawn:#?}");
+    let shown = screen::shown(&out);
+    ensure!(shown[0].starts_with("ready (SetupComplete)"), "{shown:#?}");
+    ensure!(!shown.iter().any(|line| line.contains("nvme-agent: step ")), "{shown:#?}");
+    ensure!(shown.last().is_some_and(String::is_empty), "the prompt comes on a line of its own: {shown:#?}");
+    plain(&records)?;
+    vm.ok("mv /root/mke2fs /usr/sbin/mke2fs").map(drop)
+}
+
+/// Nothing that was drawn, nothing that a terminal would obey.
+fn is_plain(text: &str) -> bool {
+    !text.contains("nvme-agent: step ") && !text.contains(|c: char| c.is_control() && c != '\n')
+}
+
+fn plain(records: &[Value]) -> Result<()> {
+    // The journal has bytes, not a string, where there is a control character among them.
+    let is_fine = |record: &Value| record["MESSAGE"].as_str().is_some_and(is_plain);
+    ensure!(records.iter().all(is_fine), "{records:#?}");
+    ensure!(count(records, "setup starts") == 1, "{}", told(records));
     Ok(())
 }

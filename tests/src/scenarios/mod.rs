@@ -11,6 +11,7 @@ mod arm;
 mod boot;
 mod cloudinit;
 mod company;
+mod console;
 mod crash;
 mod delivery;
 mod ebs;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
         cloudinit::SCENARIOS,
         company::SCENARIOS,
         boot::SCENARIOS,
+        console::SCENARIOS,
         again::SCENARIOS,
         errors::SCENARIOS,
         fstab::SCENARIOS,

@@ -78,6 +78,7 @@ pub fn ready(vm: &mut Vm, boot: &Boot, target: &str) -> Result<Identity> {
     if target == "/tmp" {
         ensure!(vm.ok("stat -c %a /tmp")? == "1777");
     }
+    ensure!(!vm.console().contains("setup failed"), "the console is told of failures only");
     Ok(Identity { array, filesystem, fstab })
 }
 
@@ -140,6 +141,8 @@ pub fn failed(vm: &mut Vm, boot: &Boot, missing: &str) -> Result<()> {
         "no {missing} in {state:#}"
     );
     ensure!(vm.fails(11, "nvme-agent status")?.out.contains(missing));
+    let told = vm.console().matches("nvme-agent: setup failed (MemberMissing): ").count();
+    ensure!(told == 1, "the console was told {told} times");
     let fstab = vm.ok("cat /etc/fstab")?;
     ensure!(!fstab.lines().any(|line| line.starts_with("UUID=") && line.contains(" /tmp ")), "{fstab}");
     let mounted = vm.sh("findmnt -no FSTYPE /tmp")?.out;

@@ -20,24 +20,39 @@ pub fn device(ctx: &Ctx) -> Result<()> {
         vm.plug(&DriveSpec::many(2, 4 * GIB))?;
         vm.ok("nvme-agent setup")?;
         answers(vm, 0)?;
+        doctor_answers(vm)?;
         drive(vm)?;
         filesystem(vm)
     })
 }
 
-/// Runs status as somebody's shell does, and waits for the end of its output; seconds by the guest's clock.
 fn answers(vm: &mut Vm, rc: i32) -> Result<()> {
+    asked(vm, "status", rc).map(drop)
+}
+
+/// doctor asks the devices and the target nothing. It has one thing to say here: the unit is not installed.
+fn doctor_answers(vm: &mut Vm) -> Result<()> {
+    let said = asked(vm, "doctor", 11)?;
+    ensure!(said.starts_with("problem  unit "), "{said}");
+    ensure!(said.lines().last().is_some_and(|line| line.starts_with("problem: 1 problem, ")), "{said}");
+    Ok(())
+}
+
+/// Runs a command as somebody's shell does, and waits for the end of its output, which it returns; seconds by the guest's clock.
+fn asked(vm: &mut Vm, command: &str, rc: i32) -> Result<String> {
     let begin = Instant::now();
-    let output = vm.ok("begin=$(date +%s%N); rc=0
-         said=$(nvme-agent status 2>&1) || rc=$?
-         echo $rc $((($(date +%s%N) - begin) / 1000000)); echo \"$said\" | head -n 3")?;
+    let output = vm.ok(&format!(
+        "begin=$(date +%s%N); rc=0
+         said=$(nvme-agent {command} 2>&1) || rc=$?
+         echo $rc $((($(date +%s%N) - begin) / 1000000)); echo \"$said\""
+    ))?;
     let (numbers, said) = output.split_once('\n').with_context(|| output.clone())?;
     let (found, millis) = numbers.split_once(' ').with_context(|| output.clone())?;
     ensure!(found == rc.to_string(), "exit code {found}, expected {rc}: {said}");
     let took = Duration::from_millis(millis.parse()?);
-    vm.note(&format!("status answered in {millis} ms"));
+    vm.note(&format!("{command} answered in {millis} ms"));
     ensure!(took <= PROMISE && begin.elapsed() <= PROMISE + WAY, "it took {millis} ms: {said}");
-    Ok(())
+    Ok(said.to_owned())
 }
 
 /// Children that hang in a device.
@@ -71,6 +86,7 @@ fn drive(vm: &mut Vm) -> Result<()> {
     for _ in 0..3 {
         answers(vm, 10)?;
     }
+    doctor_answers(vm)?;
     let left = left_behind(vm)?;
     ensure!(left == 1, "{left} children hang in the device");
     vm.hold_reads(1, false)?;
@@ -95,6 +111,7 @@ fn filesystem(vm: &mut Vm) -> Result<()> {
     let report = report(vm, 11)?;
     ensure!(report["reason"] == "MountReplaced", "{report:#}");
     answers(vm, 11)?;
+    doctor_answers(vm)?;
     vm.ok("dmsetup resume slow; end=$((SECONDS + 60)); until umount /tmp; do [ $SECONDS -lt $end ]; sleep 0.1; done
            dmsetup remove slow")?;
     answers(vm, 0)

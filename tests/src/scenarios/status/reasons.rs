@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{is, reasons, report};
+use super::{is, quiesce, reasons, report, written};
 use crate::drive::{DriveSpec, GIB};
 use crate::image::Guest;
 use crate::runner::Ctx;
@@ -39,15 +39,10 @@ pub fn each(ctx: &Ctx) -> Result<()> {
 
 /// What QEMU's drives say, and that looking wrote nothing.
 fn healthy(vm: &mut Vm) -> Result<()> {
-    // ext4 goes on with its inode tables after the first mount.
-    vm.ok("mount -o remount,noinit_itable /opt/data; sync; udevadm settle; sleep 2")?;
-    // Writes and discards that were done (Documentation/admin-guide/iostats.rst); the root volume has a journal to write.
-    let devices = [vm.device(0)?, vm.device(1)?, "md0".to_owned()];
-    let written = devices.map(|device| format!("/sys/block/{device}/stat")).join(" ");
-    let written = format!("awk '{{ print $5, $7, $12, $14 }}' {written}");
-    let before = vm.ok(&written)?;
+    quiesce(vm, "/opt/data")?;
+    let before = written(vm)?;
     let report = is(vm, "ready", "SetupComplete")?;
-    let after = vm.ok(&written)?;
+    let after = written(vm)?;
     vm.ok("mount -o remount,init_itable /opt/data")?;
     ensure!(after == before, "status wrote to a drive, or trimmed it: {before} -> {after}");
     let drives = report["drives"].as_array().map_or(0, Vec::len);
