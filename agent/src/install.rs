@@ -218,9 +218,7 @@ impl Files<'_> {
     /// the unit writes its own first thing at every boot.
     fn forget_build_host(&mut self, config: &Config) -> Result<()> {
         for path in registration::FILES {
-            if let Some(dir) = self.root.join(path).parent() {
-                self.stays_inside(dir)?;
-            }
+            self.stays_inside(&self.root.join(path))?;
         }
         self.done.extend(registration::withdraw(self.root, config)?);
         Ok(())
@@ -240,13 +238,13 @@ impl Files<'_> {
         Ok(at)
     }
 
-    /// What of `dir` is there already does not lead out of the root: checked before anything is made below it.
-    fn stays_inside(&self, dir: &Path) -> Result<()> {
-        let mut there = dir;
+    /// What of `path` is there already does not lead out of the root: checked before anything is made below it.
+    fn stays_inside(&self, path: &Path) -> Result<()> {
+        let mut there = path;
         while fs::symlink_metadata(there).is_err() {
             there = there.parent().unwrap_or(self.root.as_path());
         }
-        let real = there.canonicalize().map_err(Error::io(there, "resolve the directory"))?;
+        let real = there.canonicalize().map_err(Error::io(there, "resolve"))?;
         let top = self.root.as_path();
         let top = top.canonicalize().map_err(Error::io(top, "resolve the root"))?;
         if !real.starts_with(&top) {

@@ -263,13 +263,18 @@ fn an_image_says_nothing_of_the_build_hosts_drives() {
 
 #[test]
 fn a_label_beyond_a_link_out_of_the_image_is_the_build_hosts_own() {
-    let (_dir, root) = image();
-    let (_other, host) = image();
-    fs::create_dir_all(host.join("/nodeadm.d")).unwrap();
-    fs::write(host.join("/nodeadm.d/50-nvme-agent.yaml"), "ready").unwrap();
-    fs::create_dir_all(root.join("/etc/eks")).unwrap();
-    symlink(host.join("/nodeadm.d"), root.join("/etc/eks/nodeadm.d")).unwrap();
-    let error = install(&root, &options("/tmp")).unwrap_err().to_string();
-    assert!(error.contains("outside of the root"), "{error}");
-    assert!(host.join("/nodeadm.d/50-nvme-agent.yaml").exists());
+    const LABEL: &str = "nodeadm.d/50-nvme-agent.yaml";
+    // The directory is a link, or the file is.
+    for link in ["nodeadm.d", LABEL] {
+        let (_dir, root) = image();
+        let (_other, host) = image();
+        fs::create_dir_all(host.join("/nodeadm.d")).unwrap();
+        fs::write(host.join(LABEL), "ready").unwrap();
+        let at = root.join("/etc/eks").join(link);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        symlink(host.join(link), at).unwrap();
+        let error = install(&root, &options("/tmp")).unwrap_err().to_string();
+        assert!(error.contains("outside of the root"), "{error}");
+        assert_eq!(fs::read_to_string(host.join(LABEL)).unwrap(), "ready");
+    }
 }

@@ -34,7 +34,7 @@ pub fn read(root: &Root) -> Result<Files> {
 /// Which file this host's mdadm reads: what is there; where both or none are, by the family of the distribution.
 pub fn mdadm_conf_path(root: &Root) -> &'static str {
     let (plain, debian) = ("/etc/mdadm.conf", "/etc/mdadm/mdadm.conf");
-    match (root.join(plain).exists(), root.join(debian).exists()) {
+    match (root.follow(plain).exists(), root.follow(debian).exists()) {
         (true, false) => plain,
         (false, true) => debian,
         _ if is_debian_family(root) => debian,
@@ -45,18 +45,18 @@ pub fn mdadm_conf_path(root: &Root) -> &'static str {
 fn is_debian_family(root: &Root) -> bool {
     let release = ["/etc/os-release", "/usr/lib/os-release"]
         .into_iter()
-        .find_map(|path| atomic::read_text(&root.join(path)).ok().flatten())
+        .find_map(|path| atomic::read_text(&root.follow(path)).ok().flatten())
         .unwrap_or_default();
     let listed = release
         .lines()
         .filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")))
         .flat_map(|value| value.trim_matches(['"', '\'']).split_ascii_whitespace())
         .any(|id| matches!(id, "debian" | "ubuntu"));
-    listed || root.join("/etc/debian_version").exists()
+    listed || root.follow("/etc/debian_version").exists()
 }
 
 fn text(root: &Root, name: &str, reason: Reason) -> Result<Option<String>> {
-    let path = root.join(name);
+    let path = root.follow(name);
     let Some(bytes) = bytes(&path)? else { return Ok(None) };
     String::from_utf8(bytes).map(Some).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
