@@ -3,6 +3,7 @@
 //! This file has the types and defaults; reading and merging is in [`load()`].
 
 mod check;
+mod directories;
 pub mod given;
 mod load;
 mod node;

@@ -10,9 +10,11 @@ use std::process::Command;
 use uuid::Uuid;
 
 use super::*;
-use crate::config::{Directory, FsKind};
+use crate::config::{Config, Directory, FsKind};
 use crate::intent::{INTENT_PATH, Identity, RECORD_PATH};
+use crate::observe::{Files, Inventory};
 use crate::plan::{MemberRef, Outcome, Promise};
+use crate::root::Root;
 
 const SIZE: u64 = 512 << 20;
 

@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::check;
 use super::given::{self, GIVEN_PATH};
 use super::raw::Raw;
-use super::{CONFIG_PATH, Config, Directory};
+use super::{CONFIG_PATH, Config, Directory, check, directories};
 use crate::error::{Error, Result};
 use crate::persist::atomic;
 use crate::root::Root;
@@ -289,7 +288,7 @@ impl Layers {
                     name.escape_default()
                 )));
             }
-            check::set_directory(&mut directory, name, Raw::from(value.get_ref()))
+            directories::set(&mut directory, name, Raw::from(value.get_ref()))
                 .map_err(|e| Error::Config(format!("{at}: directory[{n}].{name}: {e}")))?;
         }
         if directory.path.is_empty() {

@@ -10,9 +10,10 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{FlockOperation, RenameFlags, XattrFlags};
+use rustix::fs::{FlockOperation, RenameFlags};
 use serde::Serialize;
 
+use super::attributes;
 use crate::error::{Error, Result};
 
 /// Follows symlinks this far, as the kernel does (include/linux/namei.h, MAXSYMLINKS).
@@ -169,7 +170,7 @@ impl Writer<'_> {
         let failed = |action| Error::io(temp.path.clone(), action);
         match &old {
             Some(old) => {
-                copy_attributes(old, &temp.file).map_err(failed("keep mode, owner and attributes"))?
+                attributes::copy(old, &temp.file).map_err(failed("keep mode, owner and attributes"))?
             }
             None => temp
                 .file
@@ -315,44 +316,6 @@ impl Drop for Temp {
         if !self.renamed {
             let _ = fs::remove_file(&self.path);
         }
-    }
-}
-
-/// Owner, mode, and extended attributes (the SELinux label and ACLs are such).
-fn copy_attributes(old: &File, new: &File) -> io::Result<()> {
-    let meta = old.metadata()?;
-    // Owner first: a change of owner clears setuid bits. Unprivileged (tests, image builds) it may be ours already.
-    let mine = new.metadata()?;
-    if (mine.uid(), mine.gid()) != (meta.uid(), meta.gid()) {
-        std::os::unix::fs::fchown(new, Some(meta.uid()), Some(meta.gid()))?;
-    }
-    new.set_permissions(fs::Permissions::from_mode(meta.mode() & 0o7777))?;
-    for name in xattr_names(old)? {
-        // Sums over the content, kept by the kernel itself.
-        if matches!(name.as_slice(), b"security.ima" | b"security.evm") {
-            continue;
-        }
-        let name = name.as_slice();
-        let mut value = vec![0; 64 << 10];
-        let size = rustix::fs::fgetxattr(old, name, &mut value[..])?;
-        let value = &value[..size];
-        let mut same = vec![0; size + 1];
-        if rustix::fs::fgetxattr(new, name, &mut same[..]).is_ok_and(|n| &same[..n] == value) {
-            continue;
-        }
-        rustix::fs::fsetxattr(new, name, value, XattrFlags::empty())?;
-    }
-    Ok(())
-}
-
-fn xattr_names(file: &File) -> io::Result<Vec<Vec<u8>>> {
-    let mut names = vec![0_u8; 64 << 10];
-    match rustix::fs::flistxattr(file, &mut names[..]) {
-        Ok(size) => {
-            Ok(names[..size].split(|b| *b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect())
-        }
-        Err(rustix::io::Errno::OPNOTSUPP) => Ok(Vec::new()),
-        Err(e) => Err(e.into()),
     }
 }
 

@@ -1,5 +1,7 @@
 use std::os::unix::fs::symlink;
 
+use rustix::fs::XattrFlags;
+
 use super::*;
 
 fn names(dir: &Path) -> Vec<String> {

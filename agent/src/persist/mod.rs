@@ -5,6 +5,7 @@
 //! in that line, leaves every other byte as it was, and finds nothing to do the second time.
 
 pub mod atomic;
+mod attributes;
 pub mod fstab;
 mod lines;
 pub mod mdadm_conf;
