@@ -14,11 +14,11 @@ mod context;
 pub mod device;
 pub mod directories;
 pub mod mkfs;
+pub mod rest;
 pub mod stage;
 mod steps;
 pub mod systemd;
 mod uevents;
-pub mod view;
 
 use std::path::Path;
 use std::time::Instant;

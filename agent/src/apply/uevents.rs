@@ -30,7 +30,7 @@ use crate::root::Root;
 
 /// How long it may take: milliseconds, but a reload of systemd holds it up as long as that lasts.
 pub const TIME: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(5);
+pub(super) const POLL: Duration = Duration::from_millis(5);
 /// NETLINK_KOBJECT_UEVENT of linux/netlink.h, as /proc/net/netlink has it.
 const UEVENT_PROTOCOL: &str = "15";
 /// What udev sends goes to this multicast group, the kernel's own to 1 (MONITOR_GROUP_UDEV of libudev).
@@ -156,7 +156,7 @@ fn says(message: &[u8], property: &str) -> bool {
 }
 
 /// No message of udev's lies unread in a socket of PID 1. True where that cannot be seen.
-fn first_process_has_read(root: &Root) -> bool {
+pub(super) fn first_process_has_read(root: &Root) -> bool {
     let table = std::fs::read_to_string(root.join("/proc/net/netlink")).unwrap_or_default();
     let unread: Vec<String> = unread(&table).map(|inode| format!("socket:[{inode}]")).collect();
     if unread.is_empty() {
@@ -171,7 +171,7 @@ fn first_process_has_read(root: &Root) -> bool {
 
 /// PID 1 waits for something to happen, and no umount that it has begun is under way: it repeats one as long as it finds
 /// a mount there, and would find ours. True where that cannot be seen.
-fn first_process_rests(root: &Root) -> bool {
+pub(super) fn first_process_rests(root: &Root) -> bool {
     // The number of the system call that it sleeps in, or "running" (proc_pid_syscall(5)).
     let waits = match std::fs::read_to_string(root.join("/proc/1/syscall")) {
         Ok(text) => text.split_ascii_whitespace().next().is_some_and(is_epoll),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::tell::remember_given;
-use crate::apply::{self, Context, systemd, view};
+use crate::apply::{self, Context, rest, systemd};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::install::hook;
@@ -96,7 +96,7 @@ impl Session {
     fn converge(&mut self, root: &Root, config: &Config) -> Result<Plan> {
         let deadline = Instant::now() + config.drive_timeout;
         // What an earlier run of this boot mounted may have gone a moment ago.
-        let again = matches!(State::load(root), Ok(Some(_)));
+        let again = matches!(State::load(root), Ok(Some(state)) if !state.fs_uuid.is_empty());
         let mut context: Option<Context> = None;
         for _ in 0..ROUNDS {
             let (inventory, plan) = observe_and_plan(root, config, deadline)?;
@@ -208,7 +208,7 @@ fn observe_and_plan(root: &Root, config: &Config, deadline: Instant) -> Result<(
 
 /// True where what was mounted is still there when systemd is through with what was there before.
 fn stays(root: &Root, promise: &Promise) -> Result<bool> {
-    view::wait_until_seen(root, &promise.target, &format!("/dev/{}", promise.device));
+    rest::wait(root);
     let table = mounts::read(root)?;
     let device = Sysfs::new(root).dev(&promise.device);
     Ok(mounts::topmost(&table, &promise.target).is_some_and(|mount| Some(mount.dev) == device))

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use judge::{Expect, FileChange, Licence, Work, judge};
 pub use pins::{Pin, find as find_pins};
 
-use crate::apply::view;
+use crate::apply::rest;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::intent::{INTENT_PATH, RECORD_PATH};
@@ -133,10 +133,8 @@ pub fn run(root: &Root, config: &Config, at_next_boot: bool) -> Result<Vec<Strin
     }
     let mut done = act(root, &work, &Host(root))?;
     // A setup that comes next must not meet what systemd still has to do about this one.
-    if let Some(array) = work.stop.first() {
-        for target in &work.unmount {
-            view::wait_until_gone(root, target, &array.to_string_lossy());
-        }
+    if !work.unmount.is_empty() && !work.stop.is_empty() {
+        rest::wait(root);
     }
     // Also where there was nothing else of ours: a label of storage that is gone must not be registered again.
     done.extend(registration::withdraw(root, config)?);
