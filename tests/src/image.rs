@@ -50,6 +50,7 @@ const TOOLS: &[&str] = &[
     "file",
     "lsof",
     "curl",
+    "openssl",
 ];
 
 /// The machine's DMI says EC2, and cloud-init would ask for its metadata service for minutes. With more than one entry it

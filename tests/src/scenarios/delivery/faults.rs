@@ -17,7 +17,7 @@ use crate::vm::Vm;
 use crate::web;
 
 /// Where the guest's own server listens.
-const SERVER: &str = "127.0.0.1:8000";
+pub(super) const SERVER: &str = "127.0.0.1:8000";
 /// What userData may take here, as it is rendered: a slow server is given up on then.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -103,7 +103,7 @@ pub fn faults(ctx: &Ctx) -> Result<()> {
     ctx.case("no drives", Guest::Trixie, |vm| {
         let mut eks = image(vm)?;
         eks.vm.ok("kill $(cat /root/web.pid)")?;
-        let (took, registered) = launch(&mut eks, "no-join", "/nvme-agent", &"0".repeat(64))?;
+        let (took, registered) = launch(&mut eks, &pinned("no-join", "/nvme-agent", &"0".repeat(64))?)?;
         let registered = registered.context("a node without drives joins")?;
         ensure!(registered.label("state") == "absent" && registered.taints == [KARPENTERS], "{registered:?}");
         ensure!(took < Duration::from_secs(10), "nothing is fetched, in {took:?}");
@@ -121,7 +121,7 @@ fn case(vm: &mut Vm, fetch: &Fetch) -> Result<()> {
         _ => sha256(&agent)?,
     };
     eks.vm.ok(fetch.before)?;
-    let (took, registered) = launch(&mut eks, fetch.policy, fetch.path, &sum)?;
+    let (took, registered) = launch(&mut eks, &pinned(fetch.policy, fetch.path, &sum)?)?;
     let journal =
         eks.vm.ok("journalctl -b --no-pager -o short -t nvme-agent -t cloud-init -t nvme-agent-user-data")?;
     ensure!(took < DEADLINE + Duration::from_secs(15), "it took {took:?}");
@@ -148,7 +148,7 @@ fn case(vm: &mut Vm, fetch: &Fetch) -> Result<()> {
 }
 
 /// The guest is a node that nodeadm has not been run on yet; the agent is on its own server alone.
-fn image<'v, 'lab>(vm: &'v mut Vm<'lab>) -> Result<Eks<'v, 'lab>> {
+pub(super) fn image<'v, 'lab>(vm: &'v mut Vm<'lab>) -> Result<Eks<'v, 'lab>> {
     let agent = fs::read(agent_binary().context("no agent has been built")?)?;
     let mut other = agent.clone();
     other.push(0);
@@ -176,14 +176,9 @@ fn foreign() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Runs userData, then what comes after it.
-fn launch(
-    eks: &mut Eks<'_, '_>,
-    policy: &str,
-    path: &str,
-    sum: &str,
-) -> Result<(Duration, Option<Registered>)> {
-    let script = render(&[
+/// What names one binary.
+fn pinned(policy: &str, path: &str, sum: &str) -> Result<String> {
+    render(&[
         "userdata",
         "--url-x86-64",
         &format!("http://{SERVER}{path}"),
@@ -193,7 +188,11 @@ fn launch(
         policy,
         "--deadline",
         &format!("{}s", DEADLINE.as_secs()),
-    ])?;
+    ])
+}
+
+/// Runs userData, then what comes after it.
+pub(super) fn launch(eks: &mut Eks<'_, '_>, script: &str) -> Result<(Duration, Option<Registered>)> {
     eks.vm.write("/root/user-data", 0o755, script.as_bytes())?;
     let started = Instant::now();
     // As cloud-final does.

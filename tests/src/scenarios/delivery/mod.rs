@@ -2,6 +2,7 @@
 //! that goes wrong.
 
 mod bake;
+mod channel;
 mod faults;
 mod forms;
 mod launch;
@@ -11,6 +12,7 @@ use crate::runner::{Scenario, Tier};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "delivery-faults", tier: Tier::Full, run: faults::faults },
+    Scenario { name: "delivery-channel", tier: Tier::Full, run: channel::channel },
     Scenario { name: "delivery-ami", tier: Tier::Full, run: bake::bake },
     Scenario { name: "delivery-upgrade", tier: Tier::Full, run: upgrade::upgrade },
     Scenario { name: "delivery-karpenter", tier: Tier::Full, run: forms::karpenter },
