@@ -124,7 +124,7 @@ pub struct State {
     pub filesystem: String,
     /// Serial numbers of the drives, sorted.
     pub serials: Vec<String>,
-    /// Media errors that the drives counted when this setup ended, by serial number; of those that said so.
+    /// Media errors that the drives counted when the first setup of this boot ended, by serial number; of those that said so.
     pub media_errors: BTreeMap<String, u64>,
     pub drives: u32,
     /// Size of the filesystem's device.
@@ -226,8 +226,13 @@ impl State {
     /// The state file, whatever is the matter with it.
     pub fn read(root: &Root) -> StateFile {
         match State::parse(&root.follow(STATE_PATH)) {
-            Ok(Some(state)) if state.boot_id == boot_id(root) => StateFile::OfThisBoot(Box::new(state)),
-            Ok(Some(state)) => StateFile::OfAnotherBoot(Box::new(state)),
+            Ok(Some(state)) => match boot_id(root) {
+                id if id == state.boot_id => StateFile::OfThisBoot(Box::new(state)),
+                id if id.is_empty() => StateFile::Unreadable(Error::Other(format!(
+                    "{BOOT_ID_PATH}: expected this boot's id, found none, so nobody knows whether {STATE_PATH} is of this boot; look with `findmnt /proc`"
+                ))),
+                _ => StateFile::OfAnotherBoot(Box::new(state)),
+            },
             Ok(None) => StateFile::Missing,
             Err(error) => StateFile::Unreadable(error),
         }

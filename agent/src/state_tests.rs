@@ -38,6 +38,12 @@ fn only_this_boots_state_counts() {
     State::new(&root, Health::Ready, "SetupComplete", "").write(&root).unwrap();
     fs::write(root.join(BOOT_ID_PATH), "two\n").unwrap();
     assert_eq!(State::load(&root).unwrap(), None);
+    // Where nobody knows which boot this is, it is neither.
+    fs::remove_file(root.join(BOOT_ID_PATH)).unwrap();
+    assert!(
+        matches!(State::read(&root), StateFile::Unreadable(error) if error.to_string().contains("boot_id"))
+    );
+    fs::write(root.join(BOOT_ID_PATH), "two\n").unwrap();
     // Who asks why is told.
     assert!(matches!(State::read(&root), StateFile::OfAnotherBoot(state) if state.boot_id == "one"));
     fs::write(root.join(STATE_PATH), "{").unwrap();

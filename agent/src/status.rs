@@ -200,7 +200,7 @@ pub struct DrivePart {
     /// Log page 0x02; none where `not_asked` says why, or the drive has no such page.
     #[serde(default)]
     pub smart: Option<Smart>,
-    /// How many media errors there are more than at the last setup; none where either is not known.
+    /// How many media errors there are more than at the first setup of this boot; none where either is not known.
     #[serde(default)]
     pub new_media_errors: Option<u64>,
     /// EC2's own counters; none where `not_asked` says why, or the drive has no such page.

@@ -75,9 +75,14 @@ pub fn fstab(subject: &Subject<'_>) -> Check {
 
 fn in_the_way(name: &str, subject: &Subject<'_>, entry: &Entry, target: &str) -> Check {
     // The old script's line, or one by UUID: taken over where it names what is there. Of a tmpfs never.
-    let may_be_taken_over = !matches!(entry.source(), Source::Other(_));
+    let mounted = subject.mounted_by_setup().map(|state| state.fs_uuid.as_str());
+    let may_be_taken_over = match (entry.source(), mounted) {
+        (Source::Uuid(uuid), Some(mounted)) => uuid.eq_ignore_ascii_case(mounted),
+        (source, mounted) => mounted.is_none() && !matches!(source, Source::Other(_)),
+    };
     let found = format!("line {} mounts {} on {target}, and is not ours", entry.line_no, entry.spec);
-    match may_be_taken_over && subject.mounted_by_setup().is_none() {
+    match may_be_taken_over {
+        true if mounted.is_some() => Check::problem(name, found, SET_UP),
         true => Check::warning(
             name,
             found,
@@ -103,12 +108,9 @@ fn ours_is_right(name: &str, subject: &Subject<'_>, entry: &Entry, wanted: Optio
             "Run ami/clean.sh (or take the line out) before the image is made.",
         );
     }
-    if !entry.has_option("nofail") {
-        return Check::problem(
-            name,
-            format!("line {line}, ours, lacks `nofail`: a boot without the drives ends in emergency mode"),
-            SET_UP,
-        );
+    let filesystem = subject.mounted_by_setup().map(|state| state.filesystem.as_str());
+    if let Some(why) = entry.unlike_ours(filesystem.unwrap_or(&entry.vfstype)) {
+        return Check::problem(name, format!("line {line}, ours, {why}"), SET_UP);
     }
     let Source::Uuid(uuid) = entry.source() else {
         return Check::problem(name, format!("line {line}, ours, is not by UUID but {}", entry.spec), SET_UP);
@@ -278,6 +280,12 @@ mod tests {
         with_fstab(&machine, &ours().replace("3f8b", "0000")).is_problem(&["has UUID=0000", "is mounted"]);
         with_fstab(&machine, &ours().replace(&format!("UUID={UUID}"), "/dev/md0"))
             .is_problem(&["not by UUID"]);
+        with_fstab(&machine, &ours().replace("0 0", "0 2")).is_problem(&["ours", "pass 2"]);
+        // What setup takes over, and what it refuses.
+        let taken = with_fstab(&machine, &ours().replace(",x-nvme-agent", ""));
+        taken.is_problem(&["is not ours", "Run `nvme-agent setup`"]);
+        let refused = with_fstab(&machine, "UUID=0000 /tmp ext4 defaults 0 2");
+        refused.is_problem(&["is not ours", "Take line 2 out"]);
         with_fstab(&machine, &format!("{0}\n{0}", ours())).is_problem(&["lines 2, 3 are ours"]);
         let left = ours().replace("/tmp", "/data");
         with_fstab(&machine, &format!("{}\n{left}", ours())).is_problem(&["lines 2, 3 are ours"]);

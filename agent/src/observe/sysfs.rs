@@ -90,9 +90,17 @@ impl<'a> Sysfs<'a> {
     /// Whole disks, sorted by name.
     ///
     /// # Errors
-    /// `/sys/block` cannot be read.
+    /// `/sys/block` cannot be read, or is not there: no sysfs is not the same as no drives.
     pub fn disks(&self) -> Result<Vec<String>> {
-        names(self.root.join("/sys/block"))
+        let list = self.root.join("/sys/block");
+        let disks = names(&list)?;
+        if disks.is_empty() && !list.is_dir() {
+            return Err(Error::Other(format!(
+                "{}: expected the kernel's list of disks, found nothing; is sysfs mounted? `findmnt /sys`",
+                list.display()
+            )));
+        }
+        Ok(disks)
     }
 
     /// The directory of a disk or partition.
@@ -215,6 +223,16 @@ mod tests {
         assert_eq!(clean(b"Amazon EC2 NVMe Instance Storage        \n"), "Amazon EC2 NVMe Instance Storage");
         assert_eq!(clean(b"AWS1\0\0\n"), "AWS1");
         assert_eq!(clean(b"AWS\xff\n"), "AWS\u{fffd}");
+    }
+
+    #[test]
+    fn no_sysfs_is_not_the_same_as_no_drives() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let why = Sysfs::new(&root).disks().unwrap_err().to_string();
+        assert!(why.contains("/sys/block") && why.contains("findmnt /sys"), "{why}");
+        fs::create_dir_all(root.join("/sys/block")).unwrap();
+        assert!(Sysfs::new(&root).disks().unwrap().is_empty());
     }
 
     #[test]

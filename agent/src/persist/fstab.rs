@@ -62,6 +62,24 @@ impl Entry {
         self.has_option(OWNER_OPTION)
     }
 
+    /// In which way it mounts otherwise than a line of ours for a filesystem of that type; none where it does not.
+    pub fn unlike_ours(&self, fs_type: &str) -> Option<String> {
+        if !self.is_owned() {
+            return Some(format!("has no `{OWNER_OPTION}`: a setup that fails cannot put it out of force"));
+        }
+        if !self.has_option("nofail") {
+            return Some("lacks `nofail`: a boot without the drives ends in emergency mode".into());
+        }
+        if let Some(option) = ["noauto", "ro"].into_iter().find(|option| self.has_option(option)) {
+            return Some(format!("has `{option}`"));
+        }
+        if self.vfstype != fs_type && self.vfstype != "auto" {
+            return Some(format!("is for {}, but the filesystem is {fs_type}", self.vfstype));
+        }
+        // systemd-fsck would race our own mount, and take long.
+        (self.passno != 0).then(|| format!("has it checked at boot (pass {}, not 0)", self.passno))
+    }
+
     /// True where the line mounts at `target` (`//tmp/` is `/tmp`).
     pub fn is_at(&self, target: &str) -> bool {
         self.vfstype != "swap" && self.file.starts_with('/') && same_path(&self.file, target)
@@ -116,6 +134,25 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, Problem> {
         entries.extend(parse_line(line)?);
     }
     Ok(entries)
+}
+
+/// What keeps this text from mounting the filesystem `uuid` on `target` at the next boot as our line does; none where nothing
+/// does. Mount options that only tune it are the administrator's.
+pub fn lacks(text: &str, uuid: &str, target: &str, fs_type: &str) -> Option<String> {
+    let entries = match parse(text) {
+        Ok(entries) => entries,
+        Err(problem) => return Some(problem.to_string()),
+    };
+    let at: Vec<&Entry> = entries.iter().filter(|entry| entry.is_at(target)).collect();
+    let named =
+        |entry: &&&Entry| matches!(entry.source(), Source::Uuid(found) if found.eq_ignore_ascii_case(uuid));
+    let Some(entry) = at.iter().find(named) else {
+        return Some(format!("no line mounts UUID={uuid} on {target}"));
+    };
+    if at.len() > 1 {
+        return Some(format!("{} lines are for {target}", at.len()));
+    }
+    entry.unlike_ours(fs_type).map(|why| format!("line {} {why}", entry.line_no))
 }
 
 /// The lines that put something at `target`, among them one of ours that a failed setup put out of force: what

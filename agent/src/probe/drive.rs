@@ -18,6 +18,8 @@ use crate::observe::{DevNum, Drive};
 
 /// What is read: where the superblocks of md (at 4096), ext4 (1024) and xfs (0) are. In bytes.
 const READ: usize = 8192;
+/// What says that there is no such page: the controller's own word, and the kernel's of a device that is no NVMe namespace.
+const LACKING: [Errno; 2] = [Errno::EREMOTEIO, Errno::ENOTTY];
 /// A part's kind, errno and length.
 const HEAD: usize = 9;
 
@@ -26,6 +28,8 @@ const HEAD: usize = 9;
 pub struct Said {
     /// Why it could not be asked at all, as an errno; 0 where it could.
     pub closed: i32,
+    /// Why it did not give a log page that it may have, as an errno; 0 where it did, or has no such page.
+    pub pages: i32,
     /// None where the drive has no such page.
     pub smart: Option<Smart>,
     /// None where the drive has no such page: it is not one of EC2's.
@@ -40,6 +44,12 @@ impl Said {
         let mut said = Said::default();
         let mut rest = bytes;
         while let Some((part, errno, data, after)) = next(rest) {
+            if (part == Part::Smart as u8 || part == Part::Statistics as u8)
+                && said.pages == 0
+                && !LACKING.contains(&Errno::from_raw(errno))
+            {
+                said.pages = errno;
+            }
             match part {
                 part if part == Part::Open as u8 => said.closed = errno,
                 part if part == Part::Smart as u8 => said.smart = smart::decode(data),
@@ -52,13 +62,15 @@ impl Said {
         said
     }
 
-    /// In words why the drive could not be asked; none where it could.
+    /// In words why the drive could not be asked all; none where it could.
     pub fn refusal(&self) -> Option<String> {
-        match Errno::from_raw(self.closed) {
-            _ if self.closed == 0 => None,
+        let of = |errno: i32, what: &str| match Errno::from_raw(errno) {
+            _ if errno == 0 => None,
+            // Of a log page: nvme_cmd_allowed() in drivers/nvme/host/ioctl.c, whoever may open the device.
             Errno::EACCES | Errno::EPERM => Some("needs root".into()),
-            error => Some(format!("cannot be opened: {}", error.desc())),
-        }
+            error => Some(format!("{what}: {}", error.desc())),
+        };
+        of(self.closed, "cannot be opened").or_else(|| of(self.pages, "gives no log pages"))
     }
 
     /// In words why it cannot be read; none where it can, or nobody knows: an error that speaks of us says nothing of the
@@ -199,6 +211,28 @@ mod tests {
         let silent = Said::understand(&bytes[..bytes.len() - 9]);
         assert_eq!((silent.smart, silent.read), (said.smart, None), "a read that does not come back");
         assert_eq!(Said::understand(&bytes[..20]), Said::default());
+    }
+
+    #[test]
+    fn a_log_page_that_is_refused_is_not_one_that_the_drive_lacks() {
+        let said = |smart: Errno, statistics: Errno| {
+            let bytes = written(|answer| {
+                say(answer, Part::Smart, Err(smart), &[]);
+                say(answer, Part::Statistics, Err(statistics), &[]);
+                say(answer, Part::Read, Ok(()), &[]);
+            });
+            let said = Said::understand(&bytes);
+            assert_eq!((said.smart.as_ref(), said.unreadable()), (None, None));
+            said.refusal()
+        };
+        // Whoever may open the device, such as the group disk, may not send it commands.
+        assert_eq!(said(Errno::EACCES, Errno::EACCES).as_deref(), Some("needs root"));
+        assert_eq!(said(Errno::EREMOTEIO, Errno::EREMOTEIO), None);
+        assert_eq!(said(Errno::ENOTTY, Errno::ENOTTY), None);
+        assert_eq!(
+            said(Errno::EREMOTEIO, Errno::ENODEV).as_deref(),
+            Some("gives no log pages: No such device")
+        );
     }
 
     #[test]

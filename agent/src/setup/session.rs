@@ -33,8 +33,10 @@ pub(super) struct Session {
     pub(super) trigger: Trigger,
     pub(super) started: Option<Instant>,
     pub(super) steps: Vec<StepTime>,
-    /// What could not be persisted, and what verify found short.
+    /// What could not be persisted.
     pub(super) problems: Vec<String>,
+    /// What the mounted filesystem is short of.
+    pub(super) shortfalls: Vec<String>,
     pub(super) notes: Vec<String>,
     /// Arrays that this run assembled to look into.
     assembled: Vec<PathBuf>,
@@ -131,6 +133,7 @@ impl Session {
                 tracing::warn!(outcome = ?plan.outcome, "{problem}");
             }
             self.problems = plan.problems.iter().cloned().chain(context.problems()).collect();
+            self.shortfalls.clear();
             self.promise = plan.promise.clone();
             let verified = match &plan.promise {
                 Some(promise) => self.verify(root, config, &plan, promise),
@@ -168,7 +171,7 @@ impl Session {
         if !plan.is_idle() {
             self.media_errors = media_errors(root, &after);
         }
-        self.problems.extend(verify(&after, promise)?);
+        self.shortfalls = verify(&after, promise)?;
         Ok(())
     }
 

@@ -26,9 +26,9 @@ impl Session {
                 "no instance-store drive is here, and none is required",
             );
         }
-        match self.problems.as_slice() {
+        match [self.problems.as_slice(), &self.shortfalls].concat().as_slice() {
             [] => State::new(root, Health::Ready, "SetupComplete", "mounted and verified"),
-            problems => State::new(root, Health::Degraded, "Incomplete", problems.join("; ")),
+            all => State::new(root, Health::Degraded, "Incomplete", all.join("; ")),
         }
     }
 
@@ -117,6 +117,25 @@ pub(super) fn remember_given(root: &Root, config: &Config) {
 mod tests {
     use super::*;
     use crate::plan::Step;
+
+    #[test]
+    fn what_the_mount_is_short_of_makes_it_degraded_and_is_nothing_that_the_next_boot_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let plan = Plan::of(Outcome::Create, vec![Step::Expose { target: "/tmp".into() }]);
+        let mut session = Session::default();
+        session.shortfalls = vec!["/tmp is mounted without noatime".into()];
+        let state = session.report(&root, &Config::default(), Ok(&plan)).unwrap();
+        assert_eq!(
+            (state.state, state.message.as_str()),
+            (Health::Degraded, "/tmp is mounted without noatime")
+        );
+        assert!(state.persistence.is_empty(), "{:?}", state.persistence);
+        session.problems = vec!["/etc/fstab: line 3 is malformed".into()];
+        let state = session.report(&root, &Config::default(), Ok(&plan)).unwrap();
+        assert_eq!(state.persistence, session.problems);
+        assert_eq!(state.message, "/etc/fstab: line 3 is malformed; /tmp is mounted without noatime");
+    }
 
     #[test]
     fn what_the_mount_hides_is_told_by_the_run_that_mounted_and_by_those_after_it() {

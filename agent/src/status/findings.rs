@@ -204,13 +204,15 @@ fn warnings_of(smart: &Smart, named: &str) -> Vec<Finding> {
     found
 }
 
-/// What the next boot would lack. Setup's own word on it, where it has one, stands instead.
+/// What the next boot would lack. Setup's own word on a file, where it has one, stands instead; one that failed has put our
+/// line out of force itself.
 fn persistence(state: &State, report: &Report) -> Vec<Finding> {
-    if state.state != Health::Ready {
+    if !matches!(state.state, Health::Ready | Health::Degraded) {
         return Vec::new();
     }
+    let told = |file: &&FilePart| state.persistence.iter().any(|problem| problem.contains(&file.path));
     let rule = |what: &str| match what {
-        FSTAB => Some((rules::PERSISTENCE_MISSING, "the next boot may not mount it")),
+        FSTAB => Some((rules::PERSISTENCE_MISSING, "the next boot may not mount it, or not so")),
         MDADM_CONF => Some((rules::MDADM_CONF_CHANGED, "the next boot may name the array otherwise")),
         TMPFILES => Some((rules::TMPFILES_CHANGED, "systemd-tmpfiles will delete files there")),
         _ => None,
@@ -220,7 +222,7 @@ fn persistence(state: &State, report: &Report) -> Vec<Finding> {
         let differs = file.differs.as_ref().filter(|_| file.in_order == Some(false))?;
         Some(rule.finding(format!("{} is mounted, but {then}: {}: {differs}", report.target, file.path)))
     };
-    report.persistence.files.iter().filter_map(judge).collect()
+    report.persistence.files.iter().filter(|file| !told(file)).filter_map(judge).collect()
 }
 
 /// What may become a problem.

@@ -140,7 +140,7 @@ fn machine(n: usize) -> (State, Live) {
         drives: Some(drives),
         others: Vec::new(),
         arrays: Some(if single { Vec::new() } else { vec![array] }),
-        fstab: Some(format!("UUID={FS} /tmp ext4 noatime,nofail 0 0\n")),
+        fstab: Some(format!("UUID={FS} /tmp ext4 noatime,nofail,x-nvme-agent 0 0\n")),
         health,
         usage: Some(Usage {
             size: 59 << 40,

@@ -165,7 +165,11 @@ impl Live {
         match part {
             Ok(part) => Some(part),
             Err(error) => {
-                self.problems.push(error.to_string());
+                let problem = error.to_string();
+                // What is missing may be missed by more than one part.
+                if !self.problems.contains(&problem) {
+                    self.problems.push(problem);
+                }
                 None
             }
         }

@@ -113,7 +113,7 @@ pub(super) fn drives(state: Option<&State>, live: &Live) -> Vec<DrivePart> {
     parts
 }
 
-/// `known`: media errors at the last setup.
+/// `known`: media errors at the first setup of this boot.
 fn with_health(part: DrivePart, answer: Option<&Answer<Said>>, known: Option<u64>) -> DrivePart {
     let Some(Answer { said, silent }) = answer else { return part };
     let errors = said.smart.as_ref().map(|smart| smart.media_errors);

@@ -53,19 +53,7 @@ fn unneeded(what: &str, path: &str) -> FilePart {
 fn fstab_file(state: &State, target: &str, live: &Live) -> FilePart {
     let text = live.fstab.clone().map_or(Text::Unread, Text::Is);
     file(FSTAB, FSTAB_PATH, &text, |text| {
-        let entries = match fstab::parse(text.unwrap_or_default()) {
-            Ok(entries) => entries,
-            Err(problem) => return Some(problem.to_string()),
-        };
-        let at: Vec<_> = entries.iter().filter(|entry| entry.is_at(target)).collect();
-        let named = |entry: &&fstab::Entry| match entry.source() {
-            fstab::Source::Uuid(uuid) => uuid.eq_ignore_ascii_case(&state.fs_uuid),
-            _ => false,
-        };
-        if !at.iter().any(named) {
-            return Some(format!("no line mounts UUID={} on {target}", state.fs_uuid));
-        }
-        (at.len() > 1).then(|| format!("{} lines are for {target}", at.len()))
+        fstab::lacks(text.unwrap_or_default(), &state.fs_uuid, target, &state.filesystem)
     })
 }
 

@@ -91,7 +91,7 @@ impl<'a> Node<'a> {
         state.drives = 1;
         state.capacity_gib = 435;
         state.write(&root).unwrap();
-        let fstab = format!("UUID={} /tmp ext4 noatime,nosuid,nodev,nofail 0 0", state.fs_uuid);
+        let fstab = format!("UUID={} /tmp ext4 noatime,nosuid,nodev,nofail,x-nvme-agent 0 0", state.fs_uuid);
         self.machine.file("/etc/fstab", &fstab);
     }
 

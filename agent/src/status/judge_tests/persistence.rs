@@ -6,6 +6,9 @@ use crate::root::Root;
 use crate::status;
 use Verdict::Degraded;
 
+/// Options of a line as setup leaves it.
+const OURS: &str = "noatime,nofail,x-nvme-agent";
+
 pub(super) const CASES: &[Case] = &[
     Case("fstab is empty", 2, Degraded, &["PersistenceMissing"], |_, live| live.fstab = Some(String::new())),
     Case("our line is a comment", 2, Degraded, &["PersistenceMissing"], |_, live| {
@@ -15,7 +18,7 @@ pub(super) const CASES: &[Case] = &[
         live.fstab = Some("UUID=other /tmp ext4 nofail 0 0\n".into());
     }),
     Case("two lines for the target", 1, Degraded, &["PersistenceMissing"], |_, live| {
-        live.fstab = Some(format!("UUID={FS} /tmp ext4 nofail 0 0\ntmpfs /tmp tmpfs\n"));
+        live.fstab = Some(format!("UUID={FS} /tmp ext4 {OURS} 0 0\ntmpfs /tmp tmpfs\n"));
     }),
     Case("fstab is malformed", 1, Degraded, &["PersistenceMissing"], |_, live| {
         live.fstab = Some("LABEL=x /tmp\n".into());
@@ -41,6 +44,48 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
 ];
+
+#[test]
+fn a_line_that_the_next_boot_would_not_mount_as_ours_is_no_line_of_ours() {
+    let judged = |rest: &str| {
+        let (state, mut live) = machine(2);
+        live.fstab = Some(format!("UUID={FS} /tmp {rest}\n"));
+        let report = report(&state, &live);
+        (report.state, report.message)
+    };
+    for (rest, why) in [
+        ("ext4 noatime,nofail", "no `x-nvme-agent`"),
+        ("ext4 noatime,x-nvme-agent", "lacks `nofail`"),
+        ("ext4 noatime,nofail,noauto,x-nvme-agent", "has `noauto`"),
+        ("ext4 ro,nofail,x-nvme-agent", "has `ro`"),
+        ("xfs noatime,nofail,x-nvme-agent", "is for xfs, but the filesystem is ext4"),
+        ("ext4 noatime,nofail,x-nvme-agent 0 2", "pass 2"),
+    ] {
+        let (state, message) = judged(rest);
+        assert!(state == Degraded && message.contains(why), "{rest}: {state:?} {message}");
+    }
+    // What tunes the mount is the administrator's.
+    for rest in [&format!("ext4 {OURS}"), &format!("auto {OURS},discard 1 0")] {
+        assert_eq!(judged(rest).0, Verdict::Ready, "{rest}");
+    }
+}
+
+#[test]
+fn what_setup_said_of_something_else_hides_no_file_and_one_that_failed_has_none() {
+    let (mut state, mut live) = machine(2);
+    (state.state, state.reason) = (Health::Degraded, "Incomplete".into());
+    state.message = "/tmp is mounted without noatime".into();
+    live.fstab = Some(String::new());
+    let found = |state: &State| {
+        let findings = report(state, &live).findings;
+        findings.into_iter().map(|finding| finding.reason).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&state), ["PersistenceMissing", "Incomplete"]);
+    state.persistence = vec!["/etc/mdadm.conf: line 1 is malformed".into()];
+    assert_eq!(found(&state), ["PersistenceMissing", "Incomplete"]);
+    state.state = Health::Failed;
+    assert!(!found(&state).contains(&"PersistenceMissing".to_owned()));
+}
 
 #[test]
 fn each_file_that_is_not_as_setup_left_it_makes_its_verdict() {
@@ -77,7 +122,7 @@ fn another_target_needs_no_tmpfiles_and_its_own_line() {
     state.target = "/data".into();
     mounts(&mut live)[2].at = "/data".into();
     live.kept.tmpfiles = Text::Missing;
-    live.fstab = Some(format!("UUID={FS} /data ext4 nofail 0 0\n"));
+    live.fstab = Some(format!("UUID={FS} /data ext4 {OURS} 0 0\n"));
     assert_eq!(verdict(&state, &live).0, Verdict::Ready);
 }
 
@@ -142,7 +187,7 @@ fn the_files_of_a_machine_are_read_and_judged() {
     state.write(&root).unwrap();
     update(&root, &Config::default(), &state);
     let line = mdadm_conf::Line { device: "/dev/md0".into(), name: None, uuid: set };
-    write("/etc/fstab", &format!("UUID={FS} /tmp ext4 nofail 0 0\n"));
+    write("/etc/fstab", &format!("UUID={FS} /tmp ext4 {OURS} 0 0\n"));
     write("/etc/mdadm.conf", &line.render());
     write("/etc/tmpfiles.d/tmp.conf", "q /tmp 1777 root root -\n");
     let look = || {

@@ -160,7 +160,7 @@ pub const METRICS: &[Metric] = &[
         "Data that could not be had back, and other failures of the medium, in the drive's life.",
         |report, out| smart(report, out, |smart| smart.media_errors)),
     metric("nvme_agent_drive_media_errors_since_setup", Kind::Gauge, DRIVE,
-        "How many of them came since the last setup.",
+        "How many of them came since the first setup of this boot.",
         |report, out| drives(report, out, |drive| drive.new_media_errors)),
     metric("nvme_agent_drive_error_log_entries_total", Kind::Counter, DRIVE,
         "Entries of the drive's error log in its life.",

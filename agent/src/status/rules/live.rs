@@ -187,8 +187,9 @@ pub const DRIVE_SPARE_LOW: Rule = Rule::new(
 pub const PERSISTENCE_MISSING: Rule = Rule::new(
     "PersistenceMissing",
     DEGRADED,
-    "All is mounted, but `/etc/fstab` does not have our line any more, has another for the target, or has a malformed line: the next \
-     boot may not mount it.",
+    "All is mounted, but `/etc/fstab` does not have our line any more, has it otherwise (without `nofail` or `x-nvme-agent`, with \
+     `noauto`, `ro`, another type or a pass of fsck), has another for the target, or has a malformed line: the next boot may not \
+     mount it, or not as setup does.",
     "Take out a malformed line, or somebody else's for the target, which setup would refuse; then run `nvme-agent setup`, which \
      repairs its own.",
     "`findmnt --verify`; `grep x-nvme-agent /etc/fstab`",

@@ -167,10 +167,13 @@ fn state(drive: &DrivePart) -> String {
 
 /// The verdict on log page 0x02; what it warns of only with `details`.
 fn smart(drive: &DrivePart, details: bool) -> String {
-    match (&drive.not_asked, &drive.smart) {
+    // One log page may be refused where the other is not.
+    let withheld = |why: &&String| *why != NEEDS_ROOT && !why.starts_with("gives no log pages");
+    match (drive.not_asked.as_ref().filter(|why| drive.smart.is_none() || withheld(why)), &drive.smart) {
         _ if !is_there(drive) => NONE.into(),
         (Some(why), _) if why == NEEDS_ROOT => NEEDS_ROOT.into(),
         (Some(why), _) if why.starts_with("cannot be opened") => "not openable".into(),
+        (Some(why), _) if !withheld(&why) => "refused".into(),
         (Some(_), _) => "no answer".into(),
         (None, None) => NOT_REPORTED.into(),
         (None, Some(smart)) => {
