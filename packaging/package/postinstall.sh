@@ -1,12 +1,12 @@
 #!/bin/sh
 # After installation and after an upgrade: of the rpm with the number of versions that there now are, of the deb with
-# "configure" and the version before. Nothing is started and nothing stopped: what is mounted stays, and the next boot, or
-# whoever runs `nvme-agent setup`, uses the new binary.
+# "configure" and the version before, which dpkg remembers after a removal, too. Nothing is started and nothing stopped: what is
+# mounted stays, and the next boot, or whoever runs `nvme-agent setup`, uses the new binary.
 set -u
 
 case ${1:-1}:${2:-} in
     1: | configure:) first=yes ;;
-    1:* | [2-9]*: | configure:*) first=no ;;
+    1:* | [2-9]*: | configure:* | abort-remove:*) first=no ;;
     *) exit 0 ;;
 esac
 
@@ -26,11 +26,21 @@ fi
 /usr/bin/nvme-agent install --no-enable >/dev/null 2>&1 ||
     echo "nvme-agent: note: could not run here; 'nvme-agent install' on the machine says why"
 
-# At the first installation only, and as the presets say: from then on it is the administrator's to decide.
-if [ "$first" = yes ] && command -v systemctl >/dev/null 2>&1; then
-    systemctl --no-reload preset nvme-agent.service nvme-agent-report.service nvme-agent-report.timer \
-        nvme-agent-metrics.service nvme-agent-metrics.timer >/dev/null 2>&1 ||
-        echo "nvme-agent: note: its units are not enabled; 'systemctl preset nvme-agent.service' says why"
+# At the first installation only, and as the presets say: from then on it is the administrator's to decide. A deb that was removed
+# and is back gets what the removal took away, and nothing else.
+mark=/var/lib/nvme-agent/enabled-before-removal
+before=$(cat "$mark" 2>/dev/null)
+rm -f "$mark"
+if command -v systemctl >/dev/null 2>&1; then
+    if [ "$first" = yes ]; then
+        systemctl --no-reload preset nvme-agent.service nvme-agent-report.service nvme-agent-report.timer \
+            nvme-agent-metrics.service nvme-agent-metrics.timer >/dev/null 2>&1 ||
+            echo "nvme-agent: note: its units are not enabled; 'systemctl preset nvme-agent.service' says why"
+    elif [ -n "$before" ]; then
+        # shellcheck disable=SC2086 # names of units
+        systemctl --no-reload enable $before >/dev/null 2>&1 ||
+            echo "nvme-agent: note: units that were enabled before the removal are not; 'systemctl enable nvme-agent.service' says why"
+    fi
 fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :

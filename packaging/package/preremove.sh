@@ -9,6 +9,19 @@ case ${1:-0} in
 esac
 
 if command -v systemctl >/dev/null 2>&1; then
+    # The next installation of the deb is no first one: postinstall enables these again. Of the rpm it is, and the presets hold.
+    if [ "${1:-}" = remove ]; then
+        enabled=
+        for unit in nvme-agent.service nvme-agent-report.service nvme-agent-report.timer \
+            nvme-agent-metrics.service nvme-agent-metrics.timer; do
+            [ "$(systemctl is-enabled "$unit" 2>/dev/null)" != enabled ] || enabled="$enabled $unit"
+        done
+        # Never overwritten by a removal that was tried before.
+        if [ -n "$enabled" ]; then
+            mkdir -p /var/lib/nvme-agent
+            echo "${enabled# }" >/var/lib/nvme-agent/enabled-before-removal
+        fi
+    fi
     systemctl --no-reload disable nvme-agent.service nvme-agent-report.service nvme-agent-report.timer \
         nvme-agent-metrics.service nvme-agent-metrics.timer >/dev/null 2>&1 || :
     # The timers alone would go on and fail. Stopping the others would do nothing: they have ended.

@@ -40,16 +40,23 @@ const UNITS: &str = "nvme-agent.service nvme-agent-report.service nvme-agent-rep
 const WANTED_BY: [Option<&str>; 5] =
     [Some("basic.target"), Some("kubelet.service"), Some("timers.target"), None, Some("timers.target")];
 const TEXTFILE: &str = "/var/lib/node_exporter/textfile_collector/nvme-agent.prom";
+/// What the removal of the deb leaves for the next installation.
+const MARK: &str = "/var/lib/nvme-agent/enabled-before-removal";
 
-/// ROOT, BUSYBOX. A node's units, fstab and records of ours: what the package must not touch.
+/// ROOT, BUSYBOX. A node's units, fstab and records of ours: what the package must not touch. Its systemctl says of every unit that it is
+/// enabled, but for those named in /off.
 const MAKE_ROOT: &str = r#"set -e
 cd "$1"
-mkdir -p bin dev tmp usr/bin usr/lib/systemd/system etc/systemd/system etc/nvme-agent etc/eks/nodeadm.d \
+mkdir -p bin dev off tmp usr/bin usr/lib/systemd/system etc/systemd/system etc/nvme-agent etc/eks/nodeadm.d \
     etc/kubernetes/node-feature-discovery/features.d etc/systemd/system/kubelet.service.d \
     var/lib/dpkg/info var/lib/dpkg/updates var/lib/nvme-agent var/lib/node_exporter/textfile_collector
 cp "$2" bin/busybox
 for applet in sh cat head tail sed sort tr mkdir rm rmdir printf echo; do ln -s busybox bin/$applet; done
-printf '#!/bin/sh\necho "$*" >>/systemctl.log\n' >bin/systemctl
+cat >bin/systemctl <<'END'
+#!/bin/sh
+echo "$*" >>/systemctl.log
+[ "$1" != is-enabled ] || if [ -e "/off/$2" ]; then echo disabled; else echo enabled; fi
+END
 chmod 755 bin/systemctl
 mknod -m 666 dev/null c 1 3
 touch var/lib/dpkg/status systemctl.log
@@ -157,6 +164,11 @@ impl Root {
         self.package_tool(&["-e", "--nodeps"], &["--remove"], Path::new("nvme-agent"))
     }
 
+    /// With its configuration, and what it remembers; rpm knows no difference.
+    fn purge(&self) -> Result<String> {
+        self.package_tool(&["-e", "--nodeps"], &["--purge"], Path::new("nvme-agent"))
+    }
+
     fn package_tool(&self, rpm: &[&str], dpkg: &[&str], what: &Path) -> Result<String> {
         self.sh(": >systemctl.log")?;
         match self.kind {
@@ -217,7 +229,8 @@ fn life(root: Root, agent: &Path, first: &Path, second: &Path) -> Result<()> {
         ensure!(root.has(&format!("/etc/systemd/system/{wants}.wants/{name}")), "{name} is not preset");
     }
 
-    root.sh("mkdir -p run/systemd/system; systemctl --root=. disable nvme-agent-report.timer 2>&1")?;
+    root.sh("mkdir -p run/systemd/system; systemctl --root=. disable nvme-agent-report.timer 2>&1
+        touch off/nvme-agent-report.timer")?;
     let asked = root.install(second)?;
     ensure!(asked.lines().all(|line| line == "daemon-reload"), "an upgrade asked systemctl: {asked}");
     ensure!(
@@ -234,7 +247,7 @@ fn life(root: Root, agent: &Path, first: &Path, second: &Path) -> Result<()> {
     let kept = "cat etc/fstab var/lib/nvme-agent/record.json";
     let before = root.sh(kept)?;
     let asked = root.remove()?;
-    let lines: Vec<&str> = asked.lines().collect();
+    let lines: Vec<&str> = asked.lines().filter(|line| !line.starts_with("is-enabled ")).collect();
     let stopped = "stop nvme-agent-report.timer nvme-agent-metrics.timer".to_owned();
     let expected = [format!("--no-reload disable {UNITS}"), stopped];
     ensure!(lines[..2] == expected && lines[2..].iter().all(|l| *l == "daemon-reload"), "{asked}");
@@ -248,6 +261,29 @@ fn life(root: Root, agent: &Path, first: &Path, second: &Path) -> Result<()> {
         Kind::Deb => "/etc/nvme-agent/config.toml",
     };
     ensure!(root.sh(&format!("cat .{saved}"))? == config, "the configuration is lost");
+    back(&root, second)
+}
+
+/// Installed again after a removal. dpkg calls it an upgrade of the version that was removed: what the removal disabled is enabled, what
+/// the administrator had disabled is not. To rpm it is a first installation.
+fn back(root: &Root, file: &Path) -> Result<()> {
+    let asked = root.install(file)?;
+    let asked: Vec<&str> = asked.lines().filter(|line| *line != "daemon-reload").collect();
+    let expected = match root.kind {
+        Kind::Rpm => format!("--no-reload preset {UNITS}"),
+        Kind::Deb => format!("--no-reload enable {}", UNITS.replace("nvme-agent-report.timer ", "")),
+    };
+    ensure!(asked == [expected.as_str()], "installed again, systemctl was asked: {asked:?}");
+    ensure!(!root.has(MARK), "{MARK} is left: the next upgrade would enable units");
+    if root.kind == Kind::Deb {
+        root.remove()?;
+        ensure!(root.has(MARK), "a removal leaves no {MARK}");
+        root.purge()?;
+        ensure!(!root.has(MARK), "a purge leaves {MARK}");
+        ensure!(root.has("/var/lib/nvme-agent/record.json"), "a purge takes our records");
+        let asked = root.install(file)?;
+        ensure!(asked.contains(&format!("--no-reload preset {UNITS}")), "after a purge: {asked}");
+    }
     Ok(())
 }
 
