@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# nvme-agent on real EC2 instances: fresh, rebooted, stopped and started, and with S3 denied; see README.md. Needs the AWS CLI and
-# nothing else. It starts instances, which cost money, and ends every one of them, also when it fails or is interrupted.
+# nvme-agent on real EC2 instances: fresh, rebooted, stopped and started, and with S3 denied; see README.md. Their userData is what
+# `nvme-agent render userdata` prints. Needs the AWS CLI and an agent that runs here. It starts instances, which cost money, and ends
+# every one of them, also when it fails or is interrupted.
 set -euo pipefail
 
 usage() {
     cat <<'END'
 usage: smoke.sh --bucket BUCKET --subnet SUBNET --instance-profile NAME --binaries DIR [OPTION...]
 
-  --bucket BUCKET           where the binaries are put (nvme-agent-smoke/) and fetched from
+  --bucket BUCKET           where the binaries are put: nvme-agent-smoke/, and nvme-agent-smoke-denied/ for the fourth case
   --subnet SUBNET           with a way to S3 and SSM
-  --instance-profile NAME   AmazonSSMManagedInstanceCore, and s3:GetObject on BUCKET/nvme-agent-smoke/*
+  --instance-profile NAME   AmazonSSMManagedInstanceCore, and s3:GetObject on BUCKET/nvme-agent-smoke/* alone
   --binaries DIR            has nvme-agent-x86_64 and nvme-agent-aarch64, such as target/dist
+  --agent PROGRAM           prints userData; default: that of --binaries for this machine
+  --region REGION           of the bucket, for userData; default: what the instance's aws finds out
   --types "TYPE..."         default: m6id.large i4i.large i8g.large
   --out DIR                 for status as JSON and the table; default: ec2-smoke-out
   --deadline SECONDS        for each wait; default: 600
@@ -23,19 +26,22 @@ fail() {
     exit 2
 }
 
-bucket='' subnet='' profile='' binaries='' types='m6id.large i4i.large i8g.large' out=ec2-smoke-out deadline=600 yes=no
+bucket='' subnet='' profile='' binaries='' agent='' region=''
+types='m6id.large i4i.large i8g.large' out=ec2-smoke-out deadline=600 yes=no
 pause=${SMOKE_PAUSE:-10}
 while [ $# -gt 0 ]; do
     case $1 in
         --yes) yes=yes ;;
         --help | -h) usage && exit 0 ;;
-        --bucket | --subnet | --instance-profile | --binaries | --types | --out | --deadline)
+        --bucket | --subnet | --instance-profile | --binaries | --agent | --region | --types | --out | --deadline)
             [ $# -ge 2 ] || fail "$1 needs a value"
             case $1 in
                 --bucket) bucket=$2 ;;
                 --subnet) subnet=$2 ;;
                 --instance-profile) profile=$2 ;;
                 --binaries) binaries=$2 ;;
+                --agent) agent=$2 ;;
+                --region) region=$2 ;;
                 --types) types=$2 ;;
                 --out) out=$2 ;;
                 --deadline) deadline=$2 ;;
@@ -50,11 +56,30 @@ done
 [[ $bucket =~ ^[a-z0-9][a-z0-9.-]+$ ]] || fail "--bucket: expected a bucket's name, found '$bucket'"
 [[ $subnet =~ ^subnet-[0-9a-f]+$ ]] || fail "--subnet: expected subnet-..., found '$subnet'"
 [[ $profile =~ ^[A-Za-z0-9+=,.@_-]+$ ]] || fail "--instance-profile: expected a name, found '$profile'"
+[[ $region =~ ^[a-z0-9-]*$ ]] || fail "--region: expected one such as eu-west-1, found '$region'"
 [[ $deadline =~ ^[1-9][0-9]*$ ]] || fail "--deadline: expected seconds, found '$deadline'"
 for arch in x86_64 aarch64; do
     [ -f "$binaries/nvme-agent-$arch" ] || fail "--binaries: there is no $binaries/nvme-agent-$arch"
 done
+agent=${agent:-$binaries/nvme-agent-$(uname -m)}
+command -v "$agent" >/dev/null || fail "--agent: '$agent' cannot be executed here"
 command -v aws >/dev/null || fail 'the AWS CLI is not installed'
+
+# The shim that nodes get, for both architectures. PREFIX is where in the bucket it looks.
+user_data() { # PREFIX
+    local arch sum options=()
+    for arch in x86_64 aarch64; do
+        sum=$(sha256sum <"$binaries/nvme-agent-$arch")
+        options+=("--url-${arch/_/-}" "s3://$bucket/$1/nvme-agent-$arch" "--sha256-${arch/_/-}" "${sum%% *}")
+    done
+    [ -z "$region" ] || options+=(--region "$region")
+    "$agent" render userdata "${options[@]}"
+}
+
+# Both before anything is started.
+may=nvme-agent-smoke may_not=nvme-agent-smoke-denied
+fetches=$(user_data $may) || fail "--agent: '$agent render userdata' failed"
+fails=$(user_data $may_not) || fail "--agent: '$agent render userdata' failed"
 
 account=$(aws sts get-caller-identity --query Account --output text)
 echo "account $account, subnet $subnet: two instances of each of $types, for about 20 minutes each, one type after the other"
@@ -86,28 +111,12 @@ row() { # TYPE CASE EXPECTED FOUND SINCE
     [ "$3" = "$4" ] || wrong=$((wrong + 1))
 }
 
-# What userData does: fetch, verify, install, set up. KEY is where in the bucket it looks.
-user_data() { # ARCH KEY
-    local sum
-    sum=$(sha256sum "$binaries/nvme-agent-$1")
-    cat <<END
-#!/bin/bash
-set -eu
-install -d -m 0700 /var/lib/nvme-agent
-timeout 120 aws s3 cp --only-show-errors s3://$bucket/$2 /var/lib/nvme-agent/download
-echo "${sum%% *}  /var/lib/nvme-agent/download" | sha256sum --check --quiet
-chmod 0755 /var/lib/nvme-agent/download
-/var/lib/nvme-agent/download install
-/usr/local/bin/nvme-agent setup --trigger user-data
-END
-}
-
 # Starts one; its id goes into $instance. There may be no capacity for a type: the others are tried all the same.
-launch() { # TYPE ARCH KEY
+launch() { # TYPE ARCH USER-DATA
     local image
     image=$(aws ssm get-parameter --query Parameter.Value --output text \
         --name "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-${2/aarch64/arm64}") || return 1
-    user_data "$2" "$3" >"$out/user-data"
+    printf '%s\n' "$3" >"$out/user-data"
     instance=$(aws ec2 run-instances --image-id "$image" --instance-type "$1" --subnet-id "$subnet" \
         --iam-instance-profile "Name=$profile" --user-data "file://$out/user-data" \
         --metadata-options HttpTokens=required --instance-initiated-shutdown-behavior terminate \
@@ -163,7 +172,7 @@ marker_of() { # INSTANCE
 
 smoke() { # TYPE ARCH
     local type=$1 since=$SECONDS boot
-    launch "$type" "$2" "nvme-agent-smoke/nvme-agent-$2" || { row "$type" fresh ready 'not started' "$since" && return; }
+    launch "$type" "$2" "$fetches" || { row "$type" fresh ready 'not started' "$since" && return; }
     local id=$instance
     boot=$(boot_of "$id" '') || { row "$type" fresh ready 'no answer' "$since" && return; }
     row "$type" fresh ready "$(state_of "$id" "$type-fresh.json")" "$since"
@@ -182,16 +191,18 @@ smoke() { # TYPE ARCH
     row "$type" stop/start 'ready, gone' "$(state_of "$id" "$type-stop-start.json"), $(marker_of "$id")" "$since"
 }
 
-# Who may not list a bucket is told 403 of a key that is not there, as of one that is not theirs. The instance boots all the same.
+# The object is there, and the instance profile may not read it: 403. The instance boots all the same.
 denied() { # TYPE ARCH
     local since=$SECONDS
-    launch "$1" "$2" nvme-agent-smoke/denied/nvme-agent || { row "$1" 'S3 denied' 'no agent' 'not started' "$since" && return; }
+    launch "$1" "$2" "$fails" || { row "$1" 'S3 denied' 'no agent' 'not started' "$since" && return; }
     boot_of "$instance" '' >/dev/null || { row "$1" 'S3 denied' 'no agent' 'no answer' "$since" && return; }
     row "$1" 'S3 denied' 'no agent' "$(state_of "$instance" "$1-denied.json")" "$since"
 }
 
-for arch in x86_64 aarch64; do
-    aws s3 cp --only-show-errors "$binaries/nvme-agent-$arch" "s3://$bucket/nvme-agent-smoke/nvme-agent-$arch"
+for prefix in $may $may_not; do
+    for arch in x86_64 aarch64; do
+        aws s3 cp --only-show-errors "$binaries/nvme-agent-$arch" "s3://$bucket/$prefix/nvme-agent-$arch"
+    done
 done
 for type in $types; do
     arch=$(aws ec2 describe-instance-types --instance-types "$type" --output text \

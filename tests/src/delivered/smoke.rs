@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::{StandIns, ended, read};
+use super::{StandIns, ended, read, write};
 use crate::runner::workspace;
 
 const TYPES: [&str; 3] = ["m6id.large", "i4i.large", "i8g.large"];
+/// Prints a script that says what it was asked.
+const AGENT: &str = "#!/bin/sh\necho '#!/bin/bash'\necho \"# $*\"\n";
 
 struct Account {
     stand_ins: StandIns,
@@ -26,7 +28,7 @@ impl Account {
         let status = &recorded[recorded.find("\n{").unwrap() + 1..];
         account.put("status", status);
         for arch in ["x86_64", "aarch64"] {
-            account.put(&format!("nvme-agent-{arch}"), arch);
+            write(account.dir.path(), &format!("nvme-agent-{arch}"), AGENT);
         }
         account
     }
@@ -77,7 +79,7 @@ fn three_types_in_four_cases_and_nothing_is_left_running() {
     }
     assert_eq!(account.instances().len(), 6);
     assert!(account.all_are_ended());
-    // The image and the binary of the type's own architecture.
+    // The image of the type's own architecture.
     let calls = account.calls();
     assert!(calls.contains("--image-id ami-00000000000000064 --instance-type i8g.large"), "{calls}");
     let data: Vec<String> = account
@@ -85,8 +87,19 @@ fn three_types_in_four_cases_and_nothing_is_left_running() {
         .iter()
         .map(|instance| fs::read_to_string(instance.join("user-data")).unwrap())
         .collect();
-    assert_eq!(data.iter().filter(|data| data.contains("/nvme-agent-aarch64 ")).count(), 1);
-    assert_eq!(data.iter().filter(|data| data.contains("/denied/")).count(), 3);
+    // The shim of both architectures, from where the instance may read, and from where it may not; both are there.
+    for prefix in ["nvme-agent-smoke", "nvme-agent-smoke-denied"] {
+        for arch in ["x86_64", "aarch64"] {
+            let url = format!("s3://my-bucket/{prefix}/nvme-agent-{arch}");
+            let asked = format!("--url-{} {url} --sha256-", arch.replace('_', "-"));
+            assert_eq!(data.iter().filter(|data| data.contains(&asked)).count(), 3, "{asked}");
+            let put = format!("s3 cp --only-show-errors ./nvme-agent-{arch} {url}\n");
+            assert!(calls.contains(&put), "{calls}");
+        }
+    }
+    // It is a command line that the agent takes.
+    let words = data[0].lines().nth(1).unwrap().trim_start_matches("# ").split_whitespace();
+    nvme_agent::cli::command().try_get_matches_from(std::iter::once("nvme-agent").chain(words)).unwrap();
 }
 
 #[test]
@@ -117,6 +130,9 @@ fn nothing_is_started_unasked_or_with_a_value_that_a_shell_would_read() {
         ("--instance-profile", "a b"),
         ("--deadline", "soon"),
         ("--binaries", "/nowhere"),
+        ("--region", "eu west"),
+        ("--agent", "/nowhere/nvme-agent"),
+        ("--agent", "false"),
     ] {
         let account = Account::new();
         let (code, _, error) = account.smoke(&["--yes", option, value]);
