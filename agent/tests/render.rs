@@ -592,6 +592,9 @@ fn values_for_the_charts_fit_the_configurations() {
     let group = &read("nodegroup.yaml")["managedNodeGroups"][0];
     assert_eq!(group["availabilityZones"].as_array().unwrap().len(), 1);
     assert!(group["labels"].get(Keys::default().state()).is_none(), "EKS would write it itself");
+    // From zero: by a tag of the Auto Scaling group, where eksctl puts it.
+    let hint = format!("k8s.io/cluster-autoscaler/node-template/label/{}", Keys::default().state());
+    assert_eq!((&group["tags"][&hint], &group["propagateASGTags"]), (&json!("ready"), &json!(true)));
     let (volume, mount) =
         (&trino["worker"]["additionalVolumes"][0], &trino["worker"]["additionalVolumeMounts"][0]);
     assert_eq!(

@@ -1,5 +1,7 @@
 # The binaries in a bucket, the nodes' right to read them, and Karpenter's two objects.
 
+data "aws_partition" "current" {}
+
 resource "aws_s3_object" "binary" {
   for_each           = var.files
   bucket             = var.bucket
@@ -14,7 +16,7 @@ data "aws_iam_policy_document" "fetch" {
   statement {
     sid       = "NvmeAgentBinary"
     actions   = ["s3:GetObject"]
-    resources = [for object in aws_s3_object.binary : "arn:aws:s3:::${var.bucket}/${object.key}"]
+    resources = [for object in aws_s3_object.binary : "arn:${data.aws_partition.current.partition}:s3:::${var.bucket}/${object.key}"]
   }
   dynamic "statement" {
     for_each = var.kms_key_arn == "" ? [] : [var.kms_key_arn]
@@ -25,7 +27,8 @@ data "aws_iam_policy_document" "fetch" {
       condition {
         test     = "StringEquals"
         variable = "kms:ViaService"
-        values   = ["s3.${var.region}.amazonaws.com"]
+        # Both, since which of them KMS says in China could not be tried.
+        values = distinct(["s3.${var.region}.amazonaws.com", "s3.${var.region}.${data.aws_partition.current.dns_suffix}"])
       }
     }
   }

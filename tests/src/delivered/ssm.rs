@@ -119,6 +119,21 @@ fn status_ends_as_the_agent_does() {
     assert!(error.contains("not installed on this node"), "{error}");
 }
 
+/// Where everything hangs it still says so of each part, before SSM ends it: `timeout --kill-after=5 20`.
+#[test]
+fn supports_deadline_has_room_for_that_of_every_part() {
+    const PART: u32 = 25;
+    let document = document(DOCUMENTS[1]);
+    let text = script(&document, &[]);
+    assert!(text.contains("timeout --kill-after=5 20 "), "{text}");
+    let (_, list) = text.rsplit_once("\n{\n").unwrap();
+    let parts = list.lines().map(str::trim_start);
+    let parts = parts.filter(|line| line.starts_with("part ") || line.starts_with("journal ")).count();
+    let inputs = &document.main_steps[0].inputs;
+    let seconds: u32 = inputs.timeout_seconds.parse().unwrap();
+    assert!(parts > 10 && u32::try_from(parts).unwrap() * PART < seconds, "{parts} parts in {seconds} s");
+}
+
 /// One part that hangs or is missing costs its own deadline, not the others; what looks like a secret is not told.
 #[test]
 fn support_says_all_it_can_and_no_secret() {
