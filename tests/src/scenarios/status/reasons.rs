@@ -88,9 +88,20 @@ fn mount(vm: &mut Vm) -> Result<()> {
     ensure!(report["message"].as_str().is_some_and(|message| message.contains("somebody")), "{report:#}");
     vm.ok("umount /opt/data; sed -i '/x-nvme-agent/s/UUID=[^ ]*/UUID=00000000-0000-4000-8000-000000000000/' /etc/fstab")?;
     is(vm, "degraded", "PersistenceMissing")?;
-    // It says how to mend it, and that does.
+    // It says how to mend it, and that does. So it does with a line that is not quite ours any more.
     vm.ok("nvme-agent setup")?;
-    is(vm, "ready", "SetupComplete").map(drop)
+    is(vm, "ready", "SetupComplete")?;
+    for edit in ["s/,x-nvme-agent//", "s/,nofail//", "s/nofail/nofail,noauto/", "s/ 0 0$/ 0 2/"] {
+        vm.ok(&format!("sed -i '/x-nvme-agent/{edit}' /etc/fstab"))?;
+        let report = is(vm, "degraded", "PersistenceMissing")?;
+        ensure!(
+            report["message"].as_str().is_some_and(|message| message.contains("/etc/fstab: line ")),
+            "{report:#}"
+        );
+        vm.ok("nvme-agent setup; [ $(grep -c x-nvme-agent /etc/fstab) = 1 ]")?;
+        is(vm, "ready", "SetupComplete")?;
+    }
+    Ok(())
 }
 
 /// Nearly full is a warning, and no more than that.

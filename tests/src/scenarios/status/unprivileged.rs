@@ -29,24 +29,30 @@ pub fn partly(ctx: &Ctx) -> Result<()> {
 
 /// Parts of the machine hidden, in a mount namespace of its own: it prints, and says what it could not read.
 fn missing(vm: &mut Vm) -> Result<()> {
-    for (hidden, codes) in [
-        ("/run/nvme-agent", &[12][..]),
-        ("/sys", &[0, 10, 11]),
-        ("/sys/class/nvme", &[0, 10, 11]),
-        ("/sys/block", &[0, 10, 11]),
-        ("/sys/fs", &[0]),
-        ("/proc/sys", &[0, 10, 11, 12]),
-        ("/dev", &[0, 10]),
-        ("/etc", &[0, 10]),
+    // What is found wrong is what is hidden, and never what may well be there.
+    for (hidden, code, reason, unread) in [
+        ("/run/nvme-agent", 12, "NotSetUp", ""),
+        ("/sys", 0, "SetupComplete", "/sys/block"),
+        ("/sys/class/nvme", 0, "SetupComplete", ""),
+        ("/sys/block", 0, "SetupComplete", "/sys/block"),
+        ("/sys/fs", 0, "SetupComplete", ""),
+        ("/proc/sys", 12, "StateUnreadable", "boot_id"),
+        ("/dev", 0, "SetupComplete", ""),
+        ("/etc", 10, "PersistenceMissing", ""),
     ] {
         let script = format!(
             "unshare -m sh -c 'cp -a /usr/bin/nvme-agent /root/agent; mount -t tmpfs none {hidden} && exec /root/agent status --output json'"
         );
         let output = vm.sh(&script)?;
-        ensure!(codes.contains(&output.rc), "without {hidden}: {output:?}");
         let report: Value =
             serde_json::from_str(&output.out).with_context(|| format!("without {hidden}: {output:?}"))?;
-        ensure!(report["state"].is_string() && !output.err.contains("panicked"), "{output:?}");
+        ensure!(
+            output.rc == code && report["reason"] == reason && !output.err.contains("panicked"),
+            "without {hidden}: {output:?}"
+        );
+        let said = report["unreadable"].as_array().context("unreadable")?;
+        let told = said.iter().any(|line| line.as_str().is_some_and(|line| line.contains(unread)));
+        ensure!(unread.is_empty() || told, "without {hidden}: {said:?}");
     }
     Ok(())
 }
