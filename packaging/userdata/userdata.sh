@@ -148,7 +148,7 @@ get() {
         ;; *)
 ##]
 ##[curl
-        set -- curl -fsSL --retry 3 --connect-timeout 10 -o "$1" "$url"
+        set -- curl -gfsSL --retry 3 --connect-timeout 10 -o "$1" "$url"
 ##]
 ##[either
         ;; esac

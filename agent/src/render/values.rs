@@ -2,6 +2,7 @@
 //! it is rendered into, a root shell or YAML, it stays one value. The errors say what was expected.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -156,13 +157,24 @@ fn url(text: &str) -> Result<String, String> {
     if host.contains('@') {
         return Err(format!("{expected}, without a user: a password would be readable by every pod"));
     }
-    let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~/:@+,=%[]".contains(&b);
+    // curl makes several addresses of brackets, but for those around an IPv6 address; S3 has none of those.
+    let ipv6 = host.strip_prefix('[').filter(|_| text.starts_with("http")).and_then(|host| {
+        let (address, port) = host.split_once(']')?;
+        address.parse::<Ipv6Addr>().ok()?;
+        (port.is_empty() || port.starts_with(':')).then_some(port)
+    });
+    let checked = ipv6.map_or(rest, |port| &rest[host.len() - port.len()..]);
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~/:@+,=%".contains(&b);
+    // bash puts a home directory there, since the address stands in an assignment.
+    let tilde = [":~", "=~"].iter().any(|pair| text.contains(pair));
     let escapes =
         text.split('%').skip(1).all(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2);
-    let whole = host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && text.len() <= 1024;
-    match whole && text.bytes().all(known) && escapes {
+    let named = ipv6.is_some() || host.starts_with(|c: char| c.is_ascii_alphanumeric());
+    match named && !tilde && escapes && checked.bytes().all(known) && text.len() <= 1024 {
         true => Ok(text.to_owned()),
-        false => Err(format!("{expected}, of letters, digits and - . _ ~ : @ + , = %XX")),
+        false => Err(format!(
+            "{expected}, of letters, digits and - . _ ~ : @ + , = %XX, no ~ after : or =, [ ] around an IPv6 address"
+        )),
     }
 }
 
