@@ -87,7 +87,7 @@ fn sums_regions_zones_families() {
     ok::<Sha256>(&[&sum], &["", &sum[1..], &sum.replace('0', "g"), &format!("{sum} ")]);
     ok::<Region>(&["eu-west-1", "us-gov-east-1", "cn-north-1"], &["", "eu", "EU-west-1", "eu west", "-eu-1"]);
     ok::<Zone>(&["eu-west-1a", "us-east-1-atl-1a"], &["eu-west-1", "a", "eu-west-1A"]);
-    ok::<Family>(&["i4i", "m6id", "u-6tb1"], &["", "i4i.large", "I4I", "i4i,m6id"]);
+    ok::<Family>(&["i4i", "m6id", "u-6tb1"], &["", "i4i.large", "I4I", "i4i,m6id", "-", "i4i-", "-i4i"]);
 }
 
 #[test]
@@ -108,6 +108,8 @@ fn names() {
             "a b=c",
             "karpenter.sh/x=y",
             "x.karpenter.k8s.aws/x=y",
+            "mykarpenter.sh/x=y",
+            "x.karpenter.sh=y",
             "kubernetes.io/x=y",
             "a/b/c=d",
         ],
@@ -120,7 +122,10 @@ fn sizes_and_times() {
     ok::<Gib>(&["100", "100Gi", "20", "59000Gi"], &["", "19", "59001", "100G", "1Ti", "+100"]);
     assert_eq!(Gib::from_str("100").unwrap().to_string(), "100Gi");
     ok::<Deadline>(&["60", "10m", "780s"], &["59", "14m", "", "10h", "-60"]);
-    ok::<Lifetime>(&["168h", "1h30m", "90s"], &["", "0h", "168", "h", "1d", "99999999h"]);
+    ok::<Lifetime>(
+        &["168h", "1h30m", "90s", "0h1s", "000168h", "999999h", "999998h60m"],
+        &["", "0h", "168", "h", "1d", "99999999h", "999999h1s", "1h30", "1000000h", "18446744073709551616s"],
+    );
     assert!(Lifetime::from_str("Never").unwrap_err().contains("no other end"));
 }
 
