@@ -10,10 +10,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use eks::{CACHED, Image, cannot_write, stubs};
-use launch::{FETCHED, OWN, PACKAGE, binary, check, drives, ok, program, run, sha256};
+use launch::{FETCHED, OWN, PACKAGE, binary, check, drives, ok, program, run, run_by, sha256};
 use nvme_agent::config::{CONFIG_PATH, Config, Directory, OnFailure};
 use nvme_agent::install::hook::{GATE, KUBELET_HOOK, NODEADM_HOOK};
 use nvme_agent::node::nodeadm::CACHE_PATH;
@@ -215,6 +215,25 @@ fn a_binary_is_fetched_verified_installed_and_run() {
         assert_eq!(loaded, config);
         let mode = fs::metadata(image.root.join("/var/lib/nvme-agent")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o700);
+    }
+}
+
+/// By hand, from where it lies.
+#[test]
+fn a_relative_name_is_found_again() {
+    let (text, none) = (binary("agent"), stubs(&[]));
+    let script =
+        userdata(&serve(ok(&text)), &sha256(text.as_bytes()), with(OnFailure::Label)).script().unwrap();
+    let names: [fn(&Path) -> PathBuf; 3] = [
+        |_| "part-001".into(),
+        |_| "./part-001".into(),
+        |place| Path::new("..").join(place.file_name().unwrap()).join("part-001"),
+    ];
+    for name in names {
+        let image = drives(Image::al2023(CACHED));
+        let (output, told) = run_by(&image, &script, none.path(), name);
+        assert!(String::from_utf8_lossy(&output.stdout) == "set up\n", "{output:?}");
+        assert!(!told.contains("gave up") && image.read(OWN).as_ref() == Some(&text), "{told}");
     }
 }
 
