@@ -1,5 +1,5 @@
-//! What Karpenter's definitions take no more of `nvme-agent render` refuses, by the option's name: an object that is refused when it is
-//! applied has been reviewed and merged by then.
+//! What Karpenter's definitions do not take `nvme-agent render` refuses, by the option's name, as what cannot hold on a node: an object that
+//! is refused when it is applied has been reviewed and merged by then.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/schema.rs"]
@@ -182,5 +182,17 @@ fn sizes_and_times_are_what_the_definition_takes_and_go_can_hold() {
 fn an_instance_family_is_a_labels_value() {
     for family in ["-", "i4i-", "-i4i"] {
         refused(&["nodepool", &format!("--family={family}")], "--family", "such as i4i");
+    }
+}
+
+/// Half of the deadline is setup's.
+#[test]
+fn a_timeout_of_mkfs_that_could_not_come_to_pass_is_refused() {
+    let with = |mkfs, deadline| [&CLASS[..], &["--mkfs-timeout", mkfs, "--deadline", deadline]].concat();
+    for (mkfs, deadline) in [("8m", "600s"), ("300s", "600s"), ("31s", "60s"), ("121s", "240s")] {
+        refused(&with(mkfs, deadline), "--mkfs-timeout, --deadline", "setup would be ended first");
+    }
+    for (mkfs, deadline) in [("299s", "600s"), ("29s", "60s"), ("120s", "60s")] {
+        taken(CLASSES, &with(mkfs, deadline));
     }
 }

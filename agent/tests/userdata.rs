@@ -318,6 +318,32 @@ fn at_the_deadline_it_is_over() {
     assert_eq!(image.read(DROP_IN_PATH).as_deref(), Some(drop_in::FAILED));
 }
 
+/// nodeadm starts when userData has ended. A child of the agent's has a group of its own, and ends with the agent (exec.rs).
+#[test]
+fn at_the_deadline_nothing_of_setup_is_left() {
+    let setup = "echo $$ >>pids\nsetsid setpriv --pdeathsig KILL /bin/sleep 300 &\necho $! >>pids\nwait";
+    let text = binary("agent").replace("setup) echo set up", &format!("setup) {setup}"));
+    let script = userdata(&serve(ok(&text)), &sha256(text.as_bytes()), Config::default()).script().unwrap();
+    assert!(script.contains("timeout --foreground -k 10 30 $bin setup"));
+    let image = drives(Image::al2023(CACHED));
+    let (_, told) = run(&image, &script.replace("timeout -k 10 60 ", "timeout -k 10 2 "), stubs(&[]).path());
+    assert!(told.contains("gave up (124)"), "{told}");
+    let pids = image.read("/pids").unwrap();
+    assert_eq!(pids.lines().count(), 2, "{pids}");
+    // A zombie has ended; who is to reap it is for the machine.
+    let ended = |pid: &str| {
+        fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    };
+    for pid in pids.lines() {
+        // What has its signal may still wait for a processor.
+        let patience = std::time::Instant::now();
+        while !ended(pid) {
+            assert!(patience.elapsed().as_secs() < 2, "{pid} goes on");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
 /// Baked image and userData: the package's own binary always stays; else the one that userData names, and where that cannot be had,
 /// the one that is there.
 #[test]

@@ -229,7 +229,8 @@ go() {
         rm -rf $new*
         bin=$own
     fi
-    timeout -k 10 @SETUP@ $bin setup --trigger user-data
+    ## In this group, which the deadline ends as a whole: nothing of it goes on beside nodeadm. What setup started ends with it.
+    timeout --foreground -k 10 @SETUP@ $bin setup --trigger user-data
 }
 
 why=$(go 2>&1) || { say "$bin: status $? $why"; exit 1; }

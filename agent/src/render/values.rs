@@ -320,6 +320,11 @@ impl Deadline {
     pub fn seconds(self) -> u64 {
         self.0.as_secs()
     }
+
+    /// What setup has of it, in whole seconds.
+    pub fn setup(self) -> Duration {
+        Duration::from_secs(self.seconds() / 2)
+    }
 }
 
 impl Default for Deadline {
