@@ -389,6 +389,16 @@ fn a_configuration_that_somebody_else_wrote_stays() {
         run(&image, &script(target), none.path());
         assert!(image.read(CONFIG_PATH).unwrap().ends_with(&format!("target=\"{target}\"\n")));
     }
+    // New userData has the defaults: so has the node.
+    let script = userdata(&serve(ok(&text)), &sha256(text.as_bytes()), Config::default()).script().unwrap();
+    let (output, told) = run(&image, &script, none.path());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("set up"), "{output:?}");
+    assert_eq!((image.read(CONFIG_PATH), told.contains("userData: ")), (None, false), "{told}");
+    for others in ["target = \"/data\"\n", include_str!("../../packaging/config.toml")] {
+        image.write(CONFIG_PATH, others);
+        run(&image, &script, none.path());
+        assert_eq!(image.read(CONFIG_PATH).as_deref(), Some(others), "somebody else's stays");
+    }
 }
 
 #[test]

@@ -220,6 +220,12 @@ else
     say "$c stays"
 fi
 ##]
+##[defaults
+
+c=etc/$a/config.toml
+## The image is of a node that had userData, whose configuration it was.
+! grep -qsx '# By userData' $c || rm -f $c
+##]
 
 go() {
     ## By this shell, which runs no binary of another architecture as a script, as timeout(1) may. In time: see the deadline.

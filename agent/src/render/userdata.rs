@@ -115,6 +115,7 @@ impl Userdata {
             "absent" => self.config.expect_drives == 0,
             // What cannot be said is an error when the values are made.
             "config" => overrides::toml(&self.config).map_or(true, |text| !text.is_empty()),
+            "defaults" => !self.wants("config"),
             "x86_64" => self.binary(Arch::X86_64).is_some(),
             "aarch64" => self.binary(Arch::Aarch64).is_some(),
             "pinned" => self.channel.is_none(),
