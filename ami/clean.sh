@@ -45,6 +45,13 @@ if [ -f "$tmpfiles" ] && head -n 1 "$tmpfiles" | grep -q '^# nvme-agent: '; then
     rm -f "$tmpfiles"
 fi
 
+# Of the build host's own userData. What somebody else wrote is the image's configuration.
+config=$root/etc/nvme-agent/config.toml
+config_ours='# By userData'
+if grep -qsx "$config_ours" "$config"; then
+    rm -f "$config"
+fi
+
 # What the Node would say when it registers, of the drives of this build host. The agent writes its own first thing at
 # every boot. nodeadm writes its environment file anew at every boot, so that a label there needs no cleaning.
 label=$root/etc/eks/nodeadm.d/50-nvme-agent.yaml
@@ -71,6 +78,7 @@ fi
 left=$(
     [ ! -e "$root/var/lib/nvme-agent" ] || echo "$root/var/lib/nvme-agent"
     [ ! -e "$label" ] || echo "$label"
+    grep -Hsx "$config_ours" "$config" || true
     grep -Hs -e "$fstab_ours" -e "$fstab_disabled" "$fstab" || true
     grep -Hs "$mdadm_ours" "$root/etc/mdadm.conf" "$root/etc/mdadm/mdadm.conf" || true
 )

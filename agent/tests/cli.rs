@@ -319,9 +319,19 @@ fn an_image_is_cleaned_of_what_a_setup_left_and_of_nothing_else() {
     }
     fs::write(path(features).join("nvme-agent"), "# nvme-agent: the local\n").unwrap();
     fs::write(path(features).join("theirs"), "x").unwrap();
+    let config = path("etc/nvme-agent/config.toml");
+    fs::create_dir_all(path("etc/nvme-agent")).unwrap();
+    fs::write(&config, "# By userData\ntarget=\"/data\"\n").unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ami/clean.sh");
-    let output = Std::new(&script).arg(root.path()).output().unwrap();
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    let clean = || {
+        let output = Std::new(&script).arg(root.path()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    clean();
+    assert!(!config.exists());
+    fs::write(&config, "target = \"/data\"\n").unwrap();
+    clean();
+    assert!(config.exists(), "the image's own");
     assert_eq!(fs::read_to_string(path("etc/fstab")).unwrap(), others);
     assert_eq!(fs::read_to_string(path("etc/mdadm.conf")).unwrap(), "MAILADDR root\n");
     assert!(!path("etc/tmpfiles.d/tmp.conf").exists() && !path("var/lib/nvme-agent").exists());

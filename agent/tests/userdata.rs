@@ -10,10 +10,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use eks::{CACHED, Image, cannot_write, stubs};
-use launch::{FETCHED, OWN, PACKAGE, binary, check, drives, ok, program, run, sha256};
+use launch::{FETCHED, OWN, PACKAGE, binary, check, drives, ok, program, run, run_by, sha256};
 use nvme_agent::config::{CONFIG_PATH, Config, Directory, OnFailure};
 use nvme_agent::install::hook::{GATE, KUBELET_HOOK, NODEADM_HOOK};
 use nvme_agent::node::nodeadm::CACHE_PATH;
@@ -218,6 +218,25 @@ fn a_binary_is_fetched_verified_installed_and_run() {
     }
 }
 
+/// By hand, from where it lies.
+#[test]
+fn a_relative_name_is_found_again() {
+    let (text, none) = (binary("agent"), stubs(&[]));
+    let script =
+        userdata(&serve(ok(&text)), &sha256(text.as_bytes()), with(OnFailure::Label)).script().unwrap();
+    let names: [fn(&Path) -> PathBuf; 3] = [
+        |_| "part-001".into(),
+        |_| "./part-001".into(),
+        |place| Path::new("..").join(place.file_name().unwrap()).join("part-001"),
+    ];
+    for name in names {
+        let image = drives(Image::al2023(CACHED));
+        let (output, told) = run_by(&image, &script, none.path(), name);
+        assert!(String::from_utf8_lossy(&output.stdout) == "set up\n", "{output:?}");
+        assert!(!told.contains("gave up") && image.read(OWN).as_ref() == Some(&text), "{told}");
+    }
+}
+
 #[test]
 fn without_drives_nothing_is_fetched_unless_drives_are_required() {
     let none = stubs(&[]);
@@ -299,6 +318,32 @@ fn at_the_deadline_it_is_over() {
     assert_eq!(image.read(DROP_IN_PATH).as_deref(), Some(drop_in::FAILED));
 }
 
+/// nodeadm starts when userData has ended. A child of the agent's has a group of its own, and ends with the agent (exec.rs).
+#[test]
+fn at_the_deadline_nothing_of_setup_is_left() {
+    let setup = "echo $$ >>pids\nsetsid setpriv --pdeathsig KILL /bin/sleep 300 &\necho $! >>pids\nwait";
+    let text = binary("agent").replace("setup) echo set up", &format!("setup) {setup}"));
+    let script = userdata(&serve(ok(&text)), &sha256(text.as_bytes()), Config::default()).script().unwrap();
+    assert!(script.contains("timeout --foreground -k 10 30 $bin setup"));
+    let image = drives(Image::al2023(CACHED));
+    let (_, told) = run(&image, &script.replace("timeout -k 10 60 ", "timeout -k 10 2 "), stubs(&[]).path());
+    assert!(told.contains("gave up (124)"), "{told}");
+    let pids = image.read("/pids").unwrap();
+    assert_eq!(pids.lines().count(), 2, "{pids}");
+    // A zombie has ended; who is to reap it is for the machine.
+    let ended = |pid: &str| {
+        fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    };
+    for pid in pids.lines() {
+        // What has its signal may still wait for a processor.
+        let patience = std::time::Instant::now();
+        while !ended(pid) {
+            assert!(patience.elapsed().as_secs() < 2, "{pid} goes on");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
 /// Baked image and userData: the package's own binary always stays; else the one that userData names, and where that cannot be had,
 /// the one that is there.
 #[test]
@@ -343,6 +388,16 @@ fn a_configuration_that_somebody_else_wrote_stays() {
     for target in ["/data", "/opt/data"] {
         run(&image, &script(target), none.path());
         assert!(image.read(CONFIG_PATH).unwrap().ends_with(&format!("target=\"{target}\"\n")));
+    }
+    // New userData has the defaults: so has the node.
+    let script = userdata(&serve(ok(&text)), &sha256(text.as_bytes()), Config::default()).script().unwrap();
+    let (output, told) = run(&image, &script, none.path());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("set up"), "{output:?}");
+    assert_eq!((image.read(CONFIG_PATH), told.contains("userData: ")), (None, false), "{told}");
+    for others in ["target = \"/data\"\n", include_str!("../../packaging/config.toml")] {
+        image.write(CONFIG_PATH, others);
+        run(&image, &script, none.path());
+        assert_eq!(image.read(CONFIG_PATH).as_deref(), Some(others), "somebody else's stays");
     }
 }
 

@@ -30,7 +30,7 @@ put() {
     mkdir -p "$d" && cat >"$n" && [ -s "$n" ] && chmod 0644 "$n" && timeout 20 sync "$n" && mv "$n" "$1" && return
     rm -f "$n"
     say "cannot write $1"
-    return 1
+    false
 }
 
 labels() { echo "--node-labels=@STATE@=$1@LABELS@"; }
@@ -44,8 +44,9 @@ EOF
 }
 
 ## nodeadm reads the directory: an older image's unit does not name it, whoever has made it there.
-unit=etc/systemd/system/nodeadm-run.service
-reads() { [ -d $dir ] && { [ ! -f $unit ] || grep -qs $dir $unit $unit.d/*; }; }
+u=nodeadm-run
+s=systemd/system/$u.service
+reads() { [ -d $dir ] && { [ ! -f etc/$s ] || grep -qs $dir etc/$s etc/$s.d/*; }; }
 
 ## STATE
 label() {
@@ -61,8 +62,6 @@ label() {
 
 ##[gate
 gate() {
-    u=nodeadm-run
-    s=systemd/system/$u.service
     [ -f etc/$s ] || [ -f usr/lib/$s ] || [ -f lib/$s ] || u=kubelet
     b=$pkg
     [ -f $b ] || b=$own
@@ -117,6 +116,8 @@ if [ $# = 0 ]; then
     label failed
     gate
 ##]
+    ## Where this was called from, for a name that is relative to it.
+    cd "$OLDPWD" || :
     timeout -k 10 @DEADLINE@ /bin/bash "$0" fetch </dev/null || say "gave up ($?)"
     exit 0
 fi
@@ -148,7 +149,7 @@ get() {
         ;; *)
 ##]
 ##[curl
-        set -- curl -fsSL --retry 3 --connect-timeout 10 -o "$1" "$url"
+        set -- curl -gfsSL --retry 3 --connect-timeout 10 -o "$1" "$url"
 ##]
 ##[either
         ;; esac
@@ -219,6 +220,12 @@ else
     say "$c stays"
 fi
 ##]
+##[defaults
+
+c=etc/$a/config.toml
+## The image is of a node that had userData, whose configuration it was.
+! grep -qsx '# By userData' $c || rm -f $c
+##]
 
 go() {
     ## By this shell, which runs no binary of another architecture as a script, as timeout(1) may. In time: see the deadline.
@@ -228,7 +235,8 @@ go() {
         rm -rf $new*
         bin=$own
     fi
-    timeout -k 10 @SETUP@ $bin setup --trigger user-data
+    ## In this group, which the deadline ends as a whole: nothing of it goes on beside nodeadm. What setup started ends with it.
+    timeout --foreground -k 10 @SETUP@ $bin setup --trigger user-data
 }
 
 why=$(go 2>&1) || { say "$bin: status $? $why"; exit 1; }

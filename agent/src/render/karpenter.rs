@@ -1,10 +1,12 @@
-//! Karpenter's objects, v1: EC2NodeClass and NodePool. Pure; `agent/tests/karpenter.rs` holds them against the definitions.
+//! Karpenter's objects, v1: EC2NodeClass and NodePool. Pure; `agent/tests/render.rs` and `render_limits.rs` hold them against the definitions.
 
 use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
-use super::values::{Family, Gib, Label, LabelValue, Lifetime, ObjectName, RoleName, Tag, Zone};
+use super::values::{
+    Family, Gib, Label, LabelValue, Lifetime, ObjectName, RoleName, Tag, Zone, is_karpenters,
+};
 use crate::error::{Error, Result};
 use crate::node::labels::Keys;
 
@@ -14,15 +16,20 @@ pub const WORKSPACE: &str = "e6data-workspace-name";
 pub const DISCOVERY: &str = "karpenter.sh/discovery";
 /// What holds pods off until node-readiness-controller has seen the condition: packaging/kubernetes/node-readiness-rule.yaml.
 pub const STARTUP_TAINT: &str = "readiness.k8s.io/nvme-agent-local-storage";
-/// Tags that the EC2NodeClass's definition refuses, or that AWS keeps for itself.
-const RESERVED_TAGS: [&str; 6] = [
-    "aws:",
+/// Beginnings of the keys of tags that AWS keeps for itself, or that the EC2NodeClass's definition refuses.
+const RESERVED_TAGS: [&str; 2] = ["aws:", "kubernetes.io/cluster"];
+/// Whole keys of tags that it refuses.
+const KARPENTERS_TAGS: [&str; 4] = [
     "eks:eks-cluster-name",
-    "kubernetes.io/cluster/",
     "karpenter.sh/nodepool",
     "karpenter.sh/nodeclaim",
     "karpenter.k8s.aws/ec2nodeclass",
 ];
+
+/// Of tags that a subnet or a security group is found by: `maxProperties` of the definition.
+const MOST_TAGS: usize = 20;
+/// Of labels of a NodePool's nodes: the same.
+const MOST_LABELS: usize = 100;
 
 /// Which images nodes are made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +45,12 @@ impl FromStr for Ami {
 
     fn from_str(text: &str) -> Result<Ami, String> {
         let expected = "expected al2023@latest, al2023@vYYYYMMDD or ami-...";
+        // As EKS numbers its images, and Karpenter finds them by.
+        let dated = |version: &str| {
+            version
+                .strip_prefix('v')
+                .is_some_and(|date| date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit()))
+        };
         let plain = |text: &str| {
             !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         };
@@ -46,7 +59,7 @@ impl FromStr for Ami {
         }
         let (family, version) = text.split_once('@').ok_or(expected)?;
         match family {
-            "al2023" | "al2" if text.len() <= 40 && plain(version) => Ok(Ami::Alias(text.into())),
+            "al2023" | "al2" if version == "latest" || dated(version) => Ok(Ami::Alias(text.into())),
             "al2023" | "al2" => Err(expected.into()),
             family => super::family::refuse(family).and(Err(expected.into())),
         }
@@ -81,11 +94,9 @@ impl NodeClass {
     /// [`Error::Config`] names the option: a tag or label that is reserved or there twice, a selector that selects everything.
     pub fn object(&self) -> Result<Value> {
         for tag in &self.tags {
-            let reserved = |own: &&str| match own.ends_with([':', '/']) {
-                true => tag.key.to_ascii_lowercase().starts_with(*own),
-                false => tag.key == **own,
-            };
-            if let Some(own) = RESERVED_TAGS.iter().find(|own| reserved(own)) {
+            let key = tag.key.to_ascii_lowercase();
+            let reserved = RESERVED_TAGS.iter().find(|own| key.starts_with(**own));
+            if let Some(own) = reserved.or(KARPENTERS_TAGS.iter().find(|own| tag.key == **own)) {
                 return Err(wrong(
                     "--tag",
                     &format!("expected a tag of your own, found {}: {own} is reserved", tag.key),
@@ -162,14 +173,27 @@ impl NodePool {
                 &format!("{}: Karpenter would write it itself, whatever the node has to say", label.key),
             ));
         }
+        let profile = self.keys.profile();
+        if !self.profile.is_empty() && is_karpenters(&profile) {
+            return Err(wrong(
+                "--label-domain, --label-keys",
+                &format!("expected a key for the profile that is not Karpenter's own, found {profile}"),
+            ));
+        }
         let mut of_nodes = labels("--node-label", self.workspace.as_ref(), &self.labels)?;
         let of_pool = of_nodes.clone();
         if !self.profile.is_empty()
-            && of_nodes.insert(self.keys.profile(), self.profile.as_str().into()).is_some()
+            && of_nodes.insert(profile.clone(), self.profile.as_str().into()).is_some()
         {
+            return Err(wrong("--node-label", &format!("{profile} is there twice (--profile writes it)")));
+        }
+        if of_nodes.len() > MOST_LABELS {
             return Err(wrong(
                 "--node-label",
-                &format!("{} is there twice (--profile writes it)", self.keys.profile()),
+                &format!(
+                    "expected at most {MOST_LABELS} labels, --workspace's and --profile's counted, found {}",
+                    of_nodes.len()
+                ),
             ));
         }
         let among = |key: &str, values: Vec<&str>| json!({"key": key, "operator": "In", "values": values});
@@ -264,6 +288,9 @@ fn selector(option: &str, list: &[Tag]) -> Result<Value> {
             option,
             "expected KEY=VALUE, or --cluster NAME, by whose discovery tag they are found",
         ));
+    }
+    if list.len() > MOST_TAGS {
+        return Err(wrong(option, &format!("expected at most {MOST_TAGS} tags, found {}", list.len())));
     }
     match list.iter().find(|tag| tag.value.is_empty()) {
         Some(tag) => {

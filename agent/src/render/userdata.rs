@@ -68,6 +68,7 @@ impl Userdata {
         }
         overrides::check(&self.config)?;
         let values = self.values()?;
+        self.check_times()?;
         let script = fill(&sections(TEMPLATE, |section| self.wants(section)), &values)?;
         if script.len() > LONGEST {
             return Err(Error::Config(format!(
@@ -77,6 +78,20 @@ impl Userdata {
             )));
         }
         Ok(script)
+    }
+
+    /// A `mkfs_timeout` of one's own must be able to come to pass; the default may, where less than half of a short deadline is enough.
+    fn check_times(&self) -> Result<()> {
+        let (mkfs, setup) = (self.config.mkfs_timeout, self.deadline.setup());
+        if mkfs < setup || mkfs == Config::default().mkfs_timeout {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "--mkfs-timeout, --deadline: expected --mkfs-timeout to be shorter than the half of --deadline that setup has, found {} s and \
+             {} s: setup would be ended first",
+            mkfs.as_secs(),
+            setup.as_secs()
+        )))
     }
 
     fn binary(&self, arch: Arch) -> Option<&Binary> {
@@ -100,6 +115,7 @@ impl Userdata {
             "absent" => self.config.expect_drives == 0,
             // What cannot be said is an error when the values are made.
             "config" => overrides::toml(&self.config).map_or(true, |text| !text.is_empty()),
+            "defaults" => !self.wants("config"),
             "x86_64" => self.binary(Arch::X86_64).is_some(),
             "aarch64" => self.binary(Arch::Aarch64).is_some(),
             "pinned" => self.channel.is_none(),
@@ -128,7 +144,8 @@ impl Userdata {
             models.map(|model| format!("-e '^{}'", model.replace('.', "[.]"))).collect();
         let of = |arch, part: fn(&Binary) -> &str| self.binary(arch).map_or("", part).to_owned();
         let seconds = self.deadline.seconds();
-        // Three tries take less than half of it, setup the other half. With a channel each try is three files.
+        // Three tries take less than half of it, setup the other half at most: of a short one the pauses between tries may leave it
+        // less, and then the deadline ends it. With a channel each try is three files.
         let fetch = seconds * 2 / 15 / if self.channel.is_some() { 3 } else { 1 };
         let (base, file) = self.channel.as_ref().map(Channel::parts).unwrap_or_default();
         Ok(vec![
@@ -149,7 +166,7 @@ impl Userdata {
             ("REGION", self.region.as_ref().map(|region| format!(" --region {region}")).unwrap_or_default()),
             ("DEADLINE", seconds.to_string()),
             ("TRY", fetch.to_string()),
-            ("SETUP", (seconds / 2).to_string()),
+            ("SETUP", self.deadline.setup().as_secs().to_string()),
             ("CONFIG", overrides::toml(&self.config)?.trim_end().into()),
         ])
     }

@@ -2,6 +2,7 @@
 //! it is rendered into, a root shell or YAML, it stays one value. The errors say what was expected.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -58,8 +59,13 @@ text! {
         _ => Err("expected a zone such as eu-west-1a".into()),
     };
     /// A family of instance types such as `i4i`.
-    Family, |text| all(text, 1..=32, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-',
-        "an instance family such as i4i, without a size");
+    Family, |text| {
+        let expected = "an instance family such as i4i, without a size";
+        match labels::is_label_value(text) {
+            true => all(text, 1..=32, |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-', expected),
+            false => Err(format!("expected {expected}")),
+        }
+    };
     /// Name of a Kubernetes object that is also the value of a label: a NodePool, an EC2NodeClass.
     ObjectName, |text| match labels::domain_problem(text).is_none() && text.len() <= 63 {
         true => Ok(text.to_owned()),
@@ -156,13 +162,24 @@ fn url(text: &str) -> Result<String, String> {
     if host.contains('@') {
         return Err(format!("{expected}, without a user: a password would be readable by every pod"));
     }
-    let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~/:@+,=%[]".contains(&b);
+    // curl makes several addresses of brackets, but for those around an IPv6 address; S3 has none of those.
+    let ipv6 = host.strip_prefix('[').filter(|_| text.starts_with("http")).and_then(|host| {
+        let (address, port) = host.split_once(']')?;
+        address.parse::<Ipv6Addr>().ok()?;
+        (port.is_empty() || port.starts_with(':')).then_some(port)
+    });
+    let checked = ipv6.map_or(rest, |port| &rest[host.len() - port.len()..]);
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"-._~/:@+,=%".contains(&b);
+    // bash puts a home directory there, since the address stands in an assignment.
+    let tilde = [":~", "=~"].iter().any(|pair| text.contains(pair));
     let escapes =
         text.split('%').skip(1).all(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2);
-    let whole = host.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && text.len() <= 1024;
-    match whole && text.bytes().all(known) && escapes {
+    let named = ipv6.is_some() || host.starts_with(|c: char| c.is_ascii_alphanumeric());
+    match named && !tilde && escapes && checked.bytes().all(known) && text.len() <= 1024 {
         true => Ok(text.to_owned()),
-        false => Err(format!("{expected}, of letters, digits and - . _ ~ : @ + , = %XX")),
+        false => Err(format!(
+            "{expected}, of letters, digits and - . _ ~ : @ + , = %XX, no ~ after : or =, [ ] around an IPv6 address"
+        )),
     }
 }
 
@@ -173,22 +190,28 @@ fn lifetime(text: &str) -> Result<String, String> {
                 .into(),
         );
     }
-    let mut digits = 0;
-    let mut units = 0;
-    let mut some = false;
+    let expected = "expected a time such as 168h or 30m, at most 999999h";
+    let mut number = None;
+    let mut seconds: u64 = 0;
     for b in text.bytes() {
-        match b {
-            b'0'..=b'9' if digits < 6 => {
-                digits += 1;
-                some |= b != b'0';
+        let unit = match b {
+            b'0'..=b'9' => {
+                number =
+                    Some(number.unwrap_or(0) * 10 + u64::from(b - b'0')).filter(|number| *number <= 999_999);
+                number.ok_or(expected)?;
+                continue;
             }
-            b's' | b'm' | b'h' if digits > 0 => (digits, units) = (0, units + 1),
-            _ => return Err("expected a time such as 168h or 30m".into()),
-        }
+            b's' => 1,
+            b'm' => 60,
+            b'h' => 3600,
+            _ => return Err(expected.into()),
+        };
+        seconds = seconds.saturating_add(number.take().ok_or(expected)? * unit);
     }
-    match digits == 0 && units > 0 && some {
+    // Go's durations end at 292 years, and with one that is longer Karpenter reads no NodePool any more.
+    match number.is_none() && (1..=999_999 * 3600).contains(&seconds) {
         true => Ok(text.to_owned()),
-        false => Err("expected a time such as 168h or 30m".into()),
+        false => Err(expected.into()),
     }
 }
 
@@ -243,17 +266,20 @@ impl FromStr for Label {
         if let Some(problem) = domain.and_then(labels::domain_problem) {
             return Err(problem);
         }
-        // The CRD's rules.
-        let reserved = |domain: &str| {
-            ["karpenter.sh", "karpenter.k8s.aws"].iter().any(|own| {
-                domain.strip_suffix(own).is_some_and(|head| head.is_empty() || head.ends_with('.'))
-            })
-        };
-        if domain.is_some_and(reserved) {
-            return Err("expected a key that is not Karpenter's own".into());
+        if is_karpenters(key) {
+            return Err(
+                "expected a key that is not Karpenter's own, which is every one whose domain ends as its do"
+                    .into(),
+            );
         }
         Ok(Label { key: key.into(), value: value.parse()? })
     }
+}
+
+/// Whether a NodePool's definition refuses a label for its key: by how the part before the slash ends, or all of it where there is none.
+pub fn is_karpenters(key: &str) -> bool {
+    let domain = key.split('/').next().unwrap_or(key);
+    domain.ends_with("karpenter.sh") || domain.ends_with("karpenter.k8s.aws")
 }
 
 /// Size of a volume in GiB, as the API spells it: `100Gi`.
@@ -293,6 +319,11 @@ pub struct Deadline(Duration);
 impl Deadline {
     pub fn seconds(self) -> u64 {
         self.0.as_secs()
+    }
+
+    /// What setup has of it, in whole seconds.
+    pub fn setup(self) -> Duration {
+        Duration::from_secs(self.seconds() / 2)
     }
 }
 

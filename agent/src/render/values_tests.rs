@@ -22,6 +22,7 @@ fn addresses_are_of_three_kinds_and_carry_no_credential() {
             "http://10.0.0.1:8080/a",
             "s3://bucket.name/a=b/c%20d",
             "https://[::1]/a",
+            "http://[fd00::1]:8080/a",
         ],
         &[
             "",
@@ -34,12 +35,49 @@ fn addresses_are_of_three_kinds_and_carry_no_credential() {
             "https://a/${x}",
             "https://a/%{x}",
             "https://a/%2",
+            "https://a/b:~root/c",
+            "https://a/b=~root/c",
+            "https://a/b[1-3]",
+            "https://a/b]",
+            "https://a[1-3].example.com/b",
+            "https://[1-3]/b",
+            "https://[::1/b",
+            "https://[::1]example.com/b",
+            "https://[::1][1-3]/b",
+            "https://[::1]:80/b[1-3]",
+            "s3://[::1]/a",
         ],
     );
     assert!(
         Url::from_str("https://b.s3.amazonaws.com/k?X-Amz-Signature=1").unwrap_err().contains("a secret")
     );
     assert!(Url::from_str("https://user:pass@host/k").unwrap_err().contains("without a user"));
+}
+
+/// What stands in `url=...`, and in the `c=...` of a channel, is what curl is told.
+fn assigned(values: &[String]) -> Vec<String> {
+    let lines: String =
+        values.iter().map(|value| format!("url={value}\nprintf '%s\\n' \"$url\"\n")).collect();
+    let output = std::process::Command::new("bash").args(["-c", &lines]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn no_shell_makes_another_address_of_one() {
+    let mut all = Vec::new();
+    // Two of what is not plain, wherever they may stand.
+    for one in "-._~/:@+,=%[]{}*!^#?&()<>|; \t~".chars() {
+        for two in "-._~/:@+,=%[]{}*!^#?&()<>|; \t~".chars() {
+            for text in [format!("https://a/b{one}{two}root/c"), format!("https://a/{one}root{two}root")] {
+                all.extend(Url::from_str(&text).map(|url| url.to_string()));
+                let base = text.rsplit_once('/').map(|(base, _)| format!("{base}/"));
+                all.extend(base.filter(|base| ApiServer::from_str(base).is_ok()));
+            }
+        }
+    }
+    assert!(all.len() > 300, "{}", all.len());
+    assert_eq!(assigned(&all), all);
 }
 
 #[test]
@@ -49,7 +87,7 @@ fn sums_regions_zones_families() {
     ok::<Sha256>(&[&sum], &["", &sum[1..], &sum.replace('0', "g"), &format!("{sum} ")]);
     ok::<Region>(&["eu-west-1", "us-gov-east-1", "cn-north-1"], &["", "eu", "EU-west-1", "eu west", "-eu-1"]);
     ok::<Zone>(&["eu-west-1a", "us-east-1-atl-1a"], &["eu-west-1", "a", "eu-west-1A"]);
-    ok::<Family>(&["i4i", "m6id", "u-6tb1"], &["", "i4i.large", "I4I", "i4i,m6id"]);
+    ok::<Family>(&["i4i", "m6id", "u-6tb1"], &["", "i4i.large", "I4I", "i4i,m6id", "-", "i4i-", "-i4i"]);
 }
 
 #[test]
@@ -70,6 +108,8 @@ fn names() {
             "a b=c",
             "karpenter.sh/x=y",
             "x.karpenter.k8s.aws/x=y",
+            "mykarpenter.sh/x=y",
+            "x.karpenter.sh=y",
             "kubernetes.io/x=y",
             "a/b/c=d",
         ],
@@ -82,7 +122,10 @@ fn sizes_and_times() {
     ok::<Gib>(&["100", "100Gi", "20", "59000Gi"], &["", "19", "59001", "100G", "1Ti", "+100"]);
     assert_eq!(Gib::from_str("100").unwrap().to_string(), "100Gi");
     ok::<Deadline>(&["60", "10m", "780s"], &["59", "14m", "", "10h", "-60"]);
-    ok::<Lifetime>(&["168h", "1h30m", "90s"], &["", "0h", "168", "h", "1d", "99999999h"]);
+    ok::<Lifetime>(
+        &["168h", "1h30m", "90s", "0h1s", "000168h", "999999h", "999998h60m"],
+        &["", "0h", "168", "h", "1d", "99999999h", "999999h1s", "1h30", "1000000h", "18446744073709551616s"],
+    );
     assert!(Lifetime::from_str("Never").unwrap_err().contains("no other end"));
 }
 
@@ -108,7 +151,7 @@ proptest! {
     #[test]
     fn no_value_carries_what_a_shell_or_yaml_would_act_on(
         scheme in "(https://|s3://|eu-west-|10\\.0\\.0\\.0/|k=|)",
-        text in "[-a-z0-9A-Z_./:=@+,% \"'\\\\$`{}\n;<?#\u{e9}]{0,24}",
+        text in "[-a-z0-9A-Z_./:=@+,%~\\[\\] \"'\\\\$`{}\n;<?#\u{e9}]{0,24}",
     ) {
         let text = format!("{scheme}{text}");
         let mut values: Vec<String> = Vec::new();

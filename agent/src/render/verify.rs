@@ -96,7 +96,7 @@ fn fetch(url: &str, file: &Path, region: Option<&Region>) -> Result<()> {
     } else {
         let largest = LARGEST.to_string();
         let args =
-            ["-fsSL", "--connect-timeout", "10", "--max-time", &seconds, "--max-filesize", &largest, "-o"];
+            ["-gfsSL", "--connect-timeout", "10", "--max-time", &seconds, "--max-filesize", &largest, "-o"];
         let mut args: Vec<OsString> = args.map(Into::into).into();
         args.extend([file.into(), url.into()]);
         ("curl", args)

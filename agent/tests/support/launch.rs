@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::eks::{Image, stubs};
@@ -30,9 +30,14 @@ pub fn binary(name: &str) -> String {
     )
 }
 
-/// Runs the script in the image, as cloud-init does: a file, no terminal. systemctl, logger and sleep are stand-ins; `more` comes
+/// Runs the script in the image, as cloud-init does: a file by its absolute path, no terminal. systemctl, logger and sleep are stand-ins; `more` comes
 /// before them. Returns what they were told.
 pub fn run(image: &Image, script: &str, more: &Path) -> (Output, String) {
+    run_by(image, script, more, |directory| directory.join("part-001"))
+}
+
+/// As [`run`], by the name that `name` makes of the directory of the script, where it is called.
+pub fn run_by(image: &Image, script: &str, more: &Path, name: fn(&Path) -> PathBuf) -> (Output, String) {
     let log = image.dir.path().join("told");
     let tell = |what: &str| format!("echo \"{what} $*\" >>{}", log.display());
     let stand_ins = stubs(&[
@@ -48,10 +53,11 @@ pub fn run(image: &Image, script: &str, more: &Path) -> (Output, String) {
     // Eight seconds a file, of the shortest deadline, and 26 of the longest with a channel.
     let script =
         script.replace("timeout -k 5 8", "timeout -k 5 1").replace("timeout -k 5 26", "timeout -k 5 3");
-    let file = image.dir.path().join("part-001");
-    fs::write(&file, script).unwrap();
-    let output = Command::new("bash").arg(&file).stdin(Stdio::null()).output().unwrap();
-    fs::remove_file(file).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("part-001"), script).unwrap();
+    let mut command = Command::new("bash");
+    command.arg(name(place.path())).current_dir(place.path());
+    let output = command.stdin(Stdio::null()).output().unwrap();
     let told = fs::read_to_string(&log).unwrap_or_default();
     let _ = fs::remove_file(log);
     assert!(output.status.success(), "cloud-init is told of no failure: {output:?}");
