@@ -58,7 +58,10 @@ const COLUMNS: [Column; 10] = [
 impl Page {
     pub(super) fn drives(&mut self, report: &Report) {
         if report.drives.is_empty() {
-            return self.row("drives", "none");
+            return match report.unreadable.iter().any(|part| part.contains("/sys/")) {
+                true => self.toned_row(Tone::Warning, "drives", "not known: they cannot be listed"),
+                false => self.row("drives", "none"),
+            };
         }
         let many = report.drives.len() > MANY_DRIVES;
         let (dull, shown): (Vec<_>, Vec<_>) = report.drives.iter().partition(|drive| many && is_dull(drive));
