@@ -189,10 +189,10 @@ fn an_instance_family_is_a_labels_value() {
 #[test]
 fn a_timeout_of_mkfs_that_could_not_come_to_pass_is_refused() {
     let with = |mkfs, deadline| [&CLASS[..], &["--mkfs-timeout", mkfs, "--deadline", deadline]].concat();
-    for (mkfs, deadline) in [("8m", "600s"), ("300s", "600s"), ("31s", "60s"), ("121s", "240s")] {
+    for (mkfs, deadline) in [("8m", "600s"), ("301s", "600s"), ("31s", "60s"), ("121s", "240s")] {
         refused(&with(mkfs, deadline), "--mkfs-timeout, --deadline", "setup would be ended first");
     }
-    for (mkfs, deadline) in [("299s", "600s"), ("29s", "60s"), ("120s", "60s")] {
+    for (mkfs, deadline) in [("300s", "600s"), ("30s", "60s"), ("90s", "3m"), ("120s", "60s")] {
         taken(CLASSES, &with(mkfs, deadline));
     }
 }

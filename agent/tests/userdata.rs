@@ -394,6 +394,11 @@ fn a_configuration_that_somebody_else_wrote_stays() {
     let (output, told) = run(&image, &script, none.path());
     assert!(String::from_utf8_lossy(&output.stdout).contains("set up"), "{output:?}");
     assert_eq!((image.read(CONFIG_PATH), told.contains("userData: ")), (None, false), "{told}");
+    // And one without drives, which fetches nothing.
+    let diskless = Image::al2023(CACHED);
+    diskless.write(CONFIG_PATH, "# By userData\nexpect_drives = 2\n");
+    run(&diskless, &script, none.path());
+    assert_eq!(diskless.read(CONFIG_PATH), None);
     for others in ["target = \"/data\"\n", include_str!("../../packaging/config.toml")] {
         image.write(CONFIG_PATH, others);
         run(&image, &script, none.path());

@@ -16,6 +16,7 @@ lib=var/lib/$a
 new=$lib/download
 dir=etc/eks/nodeadm.d
 file=$dir/50-$a.yaml
+c=etc/$a/config.toml
 env=etc/eks/kubelet/environment
 ## In the labels, for their length.
 # shellcheck disable=SC2034
@@ -99,6 +100,8 @@ taint() {
 
 ##]
 if [ $# = 0 ]; then
+    ## The image is of a node that had userData, whose configuration it was.
+    ! grep -qsx '# By userData' $c || rm -f $c
 ##[absent
     if ! grep -qs @MODELS@ sys/class/nvme/*/model; then
         label absent
@@ -209,9 +212,8 @@ else
 fi
 ##[config
 
-c=etc/$a/config.toml
 ## A package's has all of its lines commented out: it says nothing, and must not keep out what userData says.
-if ! grep -qs '^[^#]' $c || grep -qsx '# By userData' $c; then
+if ! grep -qs '^[^#]' $c; then
     put $c <<'EOF' || exit 1
 # By userData
 @CONFIG@
@@ -219,12 +221,6 @@ EOF
 else
     say "$c stays"
 fi
-##]
-##[defaults
-
-c=etc/$a/config.toml
-## The image is of a node that had userData, whose configuration it was.
-! grep -qsx '# By userData' $c || rm -f $c
 ##]
 
 go() {

@@ -76,13 +76,18 @@ pub fn fstab(subject: &Subject<'_>) -> Check {
 fn in_the_way(name: &str, subject: &Subject<'_>, entry: &Entry, target: &str) -> Check {
     // The old script's line, or one by UUID: taken over where it names what is there. Of a tmpfs never.
     let mounted = subject.mounted_by_setup().map(|state| state.fs_uuid.as_str());
-    let may_be_taken_over = match (entry.source(), mounted) {
-        (Source::Uuid(uuid), Some(mounted)) => uuid.eq_ignore_ascii_case(mounted),
-        (source, mounted) => mounted.is_none() && !matches!(source, Source::Other(_)),
+    // Another name than its UUID may be that of what is mounted, which plan finds out.
+    let (may_be_taken_over, is_it) = match (entry.source(), mounted) {
+        (Source::Other(_), _) => (false, false),
+        (Source::Uuid(uuid), Some(mounted)) => {
+            let is_it = uuid.eq_ignore_ascii_case(mounted);
+            (is_it, is_it)
+        }
+        _ => (true, false),
     };
     let found = format!("line {} mounts {} on {target}, and is not ours", entry.line_no, entry.spec);
     match may_be_taken_over {
-        true if mounted.is_some() => Check::problem(name, found, SET_UP),
+        true if is_it => Check::problem(name, found, SET_UP),
         true => Check::warning(
             name,
             found,
@@ -207,7 +212,8 @@ pub fn records(subject: &Subject<'_>) -> Check {
         None
     });
     if !unread.is_empty() {
-        let (text, next) = (unread.join("; "), "Remove the file if it is damaged; setup writes it anew.");
+        let (text, next) =
+            (unread.join("; "), "Remove the file if it is one of ours and damaged; setup writes it anew.");
         // What root alone may read is no damage.
         return if subject.privileged {
             Check::warning(NAME, text, next)
@@ -290,7 +296,10 @@ mod tests {
         let left = ours().replace("/tmp", "/data");
         with_fstab(&machine, &format!("{}\n{left}", ours())).is_problem(&["lines 2, 3 are ours"]);
         let other = format!("{}\n/dev/md0 /tmp ext4 defaults 0 2", ours());
-        with_fstab(&machine, &other).is_problem(&["line 3 mounts /dev/md0 on /tmp, and is not ours"]);
+        with_fstab(&machine, &other)
+            .is(Verdict::Warning, &["line 3 mounts /dev/md0 on /tmp, and is not ours", "plan"]);
+        let tmpfs = format!("{}\ntmpfs /tmp tmpfs defaults 0 0", ours());
+        with_fstab(&machine, &tmpfs).is_problem(&["line 3 mounts tmpfs on /tmp", "Take line 3 out"]);
     }
 
     #[test]

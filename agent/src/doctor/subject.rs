@@ -9,7 +9,7 @@ use crate::observe::sysfs::{self, Sysfs};
 use crate::observe::{Array, Drive, Inventory, Mount, arrays, drives, files, mounts, owners, uses, wait};
 use crate::persist::atomic;
 use crate::root::Root;
-use crate::state::{Health, State};
+use crate::state::{Health, State, StateFile};
 
 use super::Check;
 
@@ -43,10 +43,16 @@ impl<'a> Subject<'a> {
     /// A fixture tree can stand in for a running machine.
     pub fn with(root: &'a Root, config: &'a Config, running: bool, privileged: bool) -> Subject<'a> {
         let mut unread = Vec::new();
-        let state = State::load(root).unwrap_or_else(|error| {
-            unread.push(error.to_string());
-            None
-        });
+        let state = match State::read(root) {
+            StateFile::OfThisBoot(state) => Some(*state),
+            StateFile::Missing | StateFile::OfAnotherBoot(_) => None,
+            // An image has no boot that it could be of.
+            StateFile::Unreadable(_) if !running => None,
+            StateFile::Unreadable(error) => {
+                unread.push(error.to_string());
+                None
+            }
+        };
         let mounts = if running { mounts::read(root).map_err(|e| e.to_string()) } else { Ok(Vec::new()) };
         let seen = match &mounts {
             _ if !running => Err(IMAGE.into()),

@@ -18,6 +18,8 @@ use crate::observe::{DevNum, Drive};
 
 /// What is read: where the superblocks of md (at 4096), ext4 (1024) and xfs (0) are. In bytes.
 const READ: usize = 8192;
+/// How [`Said::refusal`] begins where the drive answers, but for log pages.
+pub const NO_LOG_PAGES: &str = "gives no log pages";
 /// What says that there is no such page: the controller's own word, and the kernel's of a device that is no NVMe namespace.
 const LACKING: [Errno; 2] = [Errno::EREMOTEIO, Errno::ENOTTY];
 /// A part's kind, errno and length.
@@ -70,7 +72,7 @@ impl Said {
             Errno::EACCES | Errno::EPERM => Some("needs root".into()),
             error => Some(format!("{what}: {}", error.desc())),
         };
-        of(self.closed, "cannot be opened").or_else(|| of(self.pages, "gives no log pages"))
+        of(self.closed, "cannot be opened").or_else(|| of(self.pages, NO_LOG_PAGES))
     }
 
     /// In words why it cannot be read; none where it can, or nobody knows: an error that speaks of us says nothing of the

@@ -83,11 +83,11 @@ impl Userdata {
     /// A `mkfs_timeout` of one's own must be able to come to pass; the default may, where less than half of a short deadline is enough.
     fn check_times(&self) -> Result<()> {
         let (mkfs, setup) = (self.config.mkfs_timeout, self.deadline.setup());
-        if mkfs < setup || mkfs == Config::default().mkfs_timeout {
+        if mkfs <= setup || mkfs == Config::default().mkfs_timeout {
             return Ok(());
         }
         Err(Error::Config(format!(
-            "--mkfs-timeout, --deadline: expected --mkfs-timeout to be shorter than the half of --deadline that setup has, found {} s and \
+            "--mkfs-timeout, --deadline: expected --mkfs-timeout to be at most the half of --deadline that setup has, found {} s and \
              {} s: setup would be ended first",
             mkfs.as_secs(),
             setup.as_secs()
@@ -115,7 +115,6 @@ impl Userdata {
             "absent" => self.config.expect_drives == 0,
             // What cannot be said is an error when the values are made.
             "config" => overrides::toml(&self.config).map_or(true, |text| !text.is_empty()),
-            "defaults" => !self.wants("config"),
             "x86_64" => self.binary(Arch::X86_64).is_some(),
             "aarch64" => self.binary(Arch::Aarch64).is_some(),
             "pinned" => self.channel.is_none(),

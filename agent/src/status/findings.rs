@@ -210,7 +210,11 @@ fn persistence(state: &State, report: &Report) -> Vec<Finding> {
     if !matches!(state.state, Health::Ready | Health::Degraded) {
         return Vec::new();
     }
-    let told = |file: &&FilePart| state.persistence.iter().any(|problem| problem.contains(&file.path));
+    // By the path, or by the step that failed, as what an error names may be a temporary file beside it.
+    let told = |file: &&FilePart| {
+        let step = format!("{}: ", file.what);
+        state.persistence.iter().any(|problem| problem.contains(&file.path) || problem.starts_with(&step))
+    };
     let rule = |what: &str| match what {
         FSTAB => Some((rules::PERSISTENCE_MISSING, "the next boot may not mount it, or not so")),
         MDADM_CONF => Some((rules::MDADM_CONF_CHANGED, "the next boot may name the array otherwise")),

@@ -160,6 +160,23 @@ mod tests {
     }
 
     #[test]
+    fn a_drive_that_refuses_a_log_page_has_answered_and_one_that_may_not_be_asked_has_not() {
+        let of = |why: &str| {
+            let drive = DrivePart { not_asked: Some(why.into()), ..DrivePart::default() };
+            let page = page(&Report { drives: vec![drive], ..Report::default() });
+            let value = |name: &str| {
+                let line = page.lines().find(|line| line.starts_with(&format!("{name}{{")))?;
+                line.rsplit_once(' ').map(|(_, value)| value.to_owned())
+            };
+            (value("nvme_agent_drive_answered"), value("nvme_agent_drive_readable"))
+        };
+        let one = || Some("1".to_owned());
+        assert_eq!(of("gives no log pages: No such device"), (one(), one()));
+        assert_eq!(of("needs root"), (Some("0".into()), None));
+        assert_eq!(of("does not answer within 1.2 s"), (Some("0".into()), None));
+    }
+
+    #[test]
     fn labels_are_escaped_and_a_drive_that_is_there_twice_is_said_once() {
         let drive = DrivePart {
             serial: "a\"b\\c\nd\u{e9}".into(),

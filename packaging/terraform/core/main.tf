@@ -17,14 +17,13 @@ locals {
     "no-join" = var.on_failure == "no-join"
     gate      = var.on_failure != "label"
     # Where drives are required a node without any has failed, which the agent says.
-    absent   = var.expect_drives == 0
-    config   = local.config != ""
-    defaults = local.config == ""
-    x86_64   = contains(keys(var.binaries), "x86_64")
-    aarch64  = contains(keys(var.binaries), "aarch64")
-    curl     = anytrue([for s3 in local.s3 : !s3])
-    s3       = anytrue(local.s3)
-    either   = anytrue([for s3 in local.s3 : !s3]) && anytrue(local.s3)
+    absent  = var.expect_drives == 0
+    config  = local.config != ""
+    x86_64  = contains(keys(var.binaries), "x86_64")
+    aarch64 = contains(keys(var.binaries), "aarch64")
+    curl    = anytrue([for s3 in local.s3 : !s3])
+    s3      = anytrue(local.s3)
+    either  = anytrue([for s3 in local.s3 : !s3]) && anytrue(local.s3)
     # `render userdata --channel` has the other: Terraform cannot make of minisign's key what openssl reads.
     pinned  = true
     channel = false

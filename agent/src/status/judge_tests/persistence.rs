@@ -83,6 +83,10 @@ fn what_setup_said_of_something_else_hides_no_file_and_one_that_failed_has_none(
     assert_eq!(found(&state), ["PersistenceMissing", "Incomplete"]);
     state.persistence = vec!["/etc/mdadm.conf: line 1 is malformed".into()];
     assert_eq!(found(&state), ["PersistenceMissing", "Incomplete"]);
+    // Setup's own word on that very file says why.
+    state.persistence =
+        vec!["fstab: /etc/.fstab.nvme-agent.7.0: cannot write: No space left on device".into()];
+    assert_eq!(found(&state), ["Incomplete"]);
     state.state = Health::Failed;
     assert!(!found(&state).contains(&"PersistenceMissing".to_owned()));
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::{Kind, Metric, Samples, micros, timestamp};
+use crate::probe::drive::NO_LOG_PAGES;
 use crate::probe::smart::{Smart, WARNINGS};
 use crate::probe::statistics::Statistics;
 use crate::status::{DrivePart, Finding, MountPart, Report, SetupPart, Verdict};
@@ -120,16 +121,16 @@ pub const METRICS: &[Metric] = &[
         "1 where the drive's controller works, 0 where it does not or the drive is gone.",
         |report, out| drives(report, out, live)),
     metric("nvme_agent_drive_answered", Kind::Flag, DRIVE,
-        "1 where the drive answered all that it was asked, 0 where it did not in time, or may not be asked.",
-        |report, out| drives(report, out, |drive| match &drive.not_asked {
-            Some(_) => Some(0),
-            None => answered(drive).then_some(1),
+        "1 where the drive answered, 0 where it did not in time, or may not be asked.",
+        |report, out| drives(report, out, |drive| match is_silent(drive) {
+            true => Some(0),
+            false => answered(drive).then_some(1),
         })),
     metric("nvme_agent_drive_readable", Kind::Flag, DRIVE,
         "1 where a read of the drive's first blocks worked, 0 where it failed.",
         |report, out| drives(report, out, |drive| match &drive.read_error {
             Some(_) => Some(0),
-            None => (drive.not_asked.is_none() && answered(drive)).then_some(1),
+            None => (!is_silent(drive) && answered(drive)).then_some(1),
         })),
     metric("nvme_agent_drive_size_bytes", Kind::Gauge, DRIVE,
         "Size of the drive.",
@@ -277,7 +278,12 @@ fn live(drive: &DrivePart) -> Option<u8> {
 
 /// It was asked, and has said something.
 fn answered(drive: &DrivePart) -> bool {
-    drive.smart.is_some() || drive.statistics.is_some()
+    drive.smart.is_some() || drive.statistics.is_some() || drive.not_asked.is_some()
+}
+
+/// It did not answer in time, or may not be asked. One that refuses a log page has answered.
+fn is_silent(drive: &DrivePart) -> bool {
+    drive.not_asked.as_ref().is_some_and(|why| !why.starts_with(NO_LOG_PAGES))
 }
 
 fn drives<T: Display>(report: &Report, out: &mut Samples, value: impl Fn(&DrivePart) -> Option<T>) {

@@ -2,6 +2,7 @@
 
 use super::units::{bytes, micros};
 use super::{Page, Tone, shortened};
+use crate::probe::drive::NO_LOG_PAGES;
 use crate::probe::smart::Smart;
 use crate::probe::statistics::{Latency, Statistics};
 use crate::status::{DrivePart, Report};
@@ -58,7 +59,8 @@ const COLUMNS: [Column; 10] = [
 impl Page {
     pub(super) fn drives(&mut self, report: &Report) {
         if report.drives.is_empty() {
-            return match report.unreadable.iter().any(|part| part.contains("/sys/")) {
+            let sysfs = |part: &String| part.contains("/sys/") && !part.contains("/proc/sys/");
+            return match report.unreadable.iter().any(sysfs) {
                 true => self.toned_row(Tone::Warning, "drives", "not known: they cannot be listed"),
                 false => self.row("drives", "none"),
             };
@@ -171,7 +173,7 @@ fn state(drive: &DrivePart) -> String {
 /// The verdict on log page 0x02; what it warns of only with `details`.
 fn smart(drive: &DrivePart, details: bool) -> String {
     // One log page may be refused where the other is not.
-    let withheld = |why: &&String| *why != NEEDS_ROOT && !why.starts_with("gives no log pages");
+    let withheld = |why: &&String| *why != NEEDS_ROOT && !why.starts_with(NO_LOG_PAGES);
     match (drive.not_asked.as_ref().filter(|why| drive.smart.is_none() || withheld(why)), &drive.smart) {
         _ if !is_there(drive) => NONE.into(),
         (Some(why), _) if why == NEEDS_ROOT => NEEDS_ROOT.into(),
