@@ -148,6 +148,8 @@ pub enum StateFile {
     OfThisBoot(Box<State>),
     /// It is there but cannot be read, or is of another format.
     Unreadable(Error),
+    /// With the error: nobody knows which boot this is.
+    OfUnknownBoot(Error),
 }
 
 impl State {
@@ -219,7 +221,7 @@ impl State {
         match State::read(root) {
             StateFile::OfThisBoot(state) => Ok(Some(*state)),
             StateFile::Missing | StateFile::OfAnotherBoot(_) => Ok(None),
-            StateFile::Unreadable(error) => Err(error),
+            StateFile::Unreadable(error) | StateFile::OfUnknownBoot(error) => Err(error),
         }
     }
 
@@ -228,7 +230,7 @@ impl State {
         match State::parse(&root.follow(STATE_PATH)) {
             Ok(Some(state)) => match boot_id(root) {
                 id if id == state.boot_id => StateFile::OfThisBoot(Box::new(state)),
-                id if id.is_empty() => StateFile::Unreadable(Error::Other(format!(
+                id if id.is_empty() => StateFile::OfUnknownBoot(Error::Other(format!(
                     "{BOOT_ID_PATH}: expected this boot's id, found none, so nobody knows whether {STATE_PATH} is of this boot; look with `findmnt /proc`"
                 ))),
                 _ => StateFile::OfAnotherBoot(Box::new(state)),

@@ -41,7 +41,7 @@ fn only_this_boots_state_counts() {
     // Where nobody knows which boot this is, it is neither.
     fs::remove_file(root.join(BOOT_ID_PATH)).unwrap();
     assert!(
-        matches!(State::read(&root), StateFile::Unreadable(error) if error.to_string().contains("boot_id"))
+        matches!(State::read(&root), StateFile::OfUnknownBoot(error) if error.to_string().contains("boot_id"))
     );
     fs::write(root.join(BOOT_ID_PATH), "two\n").unwrap();
     // Who asks why is told.

@@ -270,7 +270,7 @@ pub fn report(root: &Root, config: &Config, problems: Vec<String>, patience: Dur
         StateFile::OfThisBoot(state) => (Some(*state), NoState::default()),
         StateFile::Missing => (None, NoState::Missing),
         StateFile::OfAnotherBoot(state) => (None, NoState::OfAnotherBoot { finished: state.finished }),
-        StateFile::Unreadable(error) => {
+        StateFile::Unreadable(error) | StateFile::OfUnknownBoot(error) => {
             unreadable.push(error.to_string());
             (None, NoState::Unreadable(error.to_string()))
         }

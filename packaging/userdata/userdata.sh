@@ -16,7 +16,7 @@ lib=var/lib/$a
 new=$lib/download
 dir=etc/eks/nodeadm.d
 file=$dir/50-$a.yaml
-c=etc/$a/config.toml
+toml=etc/$a/config.toml
 env=etc/eks/kubelet/environment
 ## In the labels, for their length.
 # shellcheck disable=SC2034
@@ -101,7 +101,7 @@ taint() {
 ##]
 if [ $# = 0 ]; then
     ## The image is of a node that had userData, whose configuration it was.
-    ! grep -qsx '# By userData' $c || rm -f $c
+    ! grep -qsx '# By userData' $toml || rm -f $toml
 ##[absent
     if ! grep -qs @MODELS@ sys/class/nvme/*/model; then
         label absent
@@ -213,13 +213,13 @@ fi
 ##[config
 
 ## A package's has all of its lines commented out: it says nothing, and must not keep out what userData says.
-if ! grep -qs '^[^#]' $c; then
-    put $c <<'EOF' || exit 1
+if ! grep -qs '^[^#]' $toml; then
+    put $toml <<'EOF' || exit 1
 # By userData
 @CONFIG@
 EOF
 else
-    say "$c stays"
+    say "$toml stays"
 fi
 ##]
 

@@ -47,8 +47,8 @@ impl<'a> Subject<'a> {
             StateFile::OfThisBoot(state) => Some(*state),
             StateFile::Missing | StateFile::OfAnotherBoot(_) => None,
             // An image has no boot that it could be of.
-            StateFile::Unreadable(_) if !running => None,
-            StateFile::Unreadable(error) => {
+            StateFile::OfUnknownBoot(_) if !running => None,
+            StateFile::Unreadable(error) | StateFile::OfUnknownBoot(error) => {
                 unread.push(error.to_string());
                 None
             }
