@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::probe::drive::NO_LOG_PAGES;
 use crate::probe::smart::Smart;
 use crate::probe::statistics::Statistics;
 use crate::root::Root;
@@ -212,6 +213,13 @@ pub struct DrivePart {
     /// Why the drive has not said all, such as `needs root` or `does not answer within 1.2 s`.
     #[serde(default)]
     pub not_asked: Option<String>,
+}
+
+impl DrivePart {
+    /// It answers, but for log pages that it, or the kernel, does not give.
+    fn gives_no_log_pages(&self) -> bool {
+        self.not_asked.as_ref().is_some_and(|why| why.starts_with(NO_LOG_PAGES))
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

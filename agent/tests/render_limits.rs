@@ -2,17 +2,18 @@
 //! is refused when it is applied has been reviewed and merged by then.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/render.rs"]
+mod render;
 #[path = "support/schema.rs"]
 mod schema;
 
 use std::fs;
 use std::path::Path;
 
-use assert_cmd::Command;
+use render::{SUM, object, render};
 use schema::Schema;
 use serde_json::Value;
 
-const SUM: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 const CLASS: [&str; 9] = [
     "nodeclass",
     "--cluster",
@@ -27,17 +28,8 @@ const CLASS: [&str; 9] = [
 const CLASSES: &str = "karpenter.k8s.aws_ec2nodeclasses";
 const POOLS: &str = "karpenter.sh_nodepools";
 
-/// Code, stdout, stderr.
-fn render(arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::cargo_bin("nvme-agent").unwrap().arg("render").args(arguments).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
-
 fn taken(definition: &str, arguments: &[&str]) -> Value {
-    let (code, text, errors) = render(arguments);
-    assert_eq!((code, errors.as_str()), (0, ""), "{arguments:?}");
-    let object = serde_saphyr::from_str(&text).unwrap();
+    let object = object(arguments);
     Schema::of(definition, "v1").check(&object);
     object
 }

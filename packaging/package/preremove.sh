@@ -8,12 +8,12 @@ case ${1:-0} in
     *) exit 0 ;;
 esac
 
+units='nvme-agent.service nvme-agent-report.service nvme-agent-report.timer nvme-agent-metrics.service nvme-agent-metrics.timer'
 if command -v systemctl >/dev/null 2>&1; then
     # The next installation of the deb is no first one: postinstall enables these again. Of the rpm it is, and the presets hold.
     if [ "${1:-}" = remove ]; then
         enabled=
-        for unit in nvme-agent.service nvme-agent-report.service nvme-agent-report.timer \
-            nvme-agent-metrics.service nvme-agent-metrics.timer; do
+        for unit in $units; do
             [ "$(systemctl is-enabled "$unit" 2>/dev/null)" != enabled ] || enabled="$enabled $unit"
         done
         # Never overwritten by a removal that was tried before.
@@ -22,8 +22,8 @@ if command -v systemctl >/dev/null 2>&1; then
             echo "${enabled# }" >/var/lib/nvme-agent/enabled-before-removal
         fi
     fi
-    systemctl --no-reload disable nvme-agent.service nvme-agent-report.service nvme-agent-report.timer \
-        nvme-agent-metrics.service nvme-agent-metrics.timer >/dev/null 2>&1 || :
+    # shellcheck disable=SC2086 # names of units
+    systemctl --no-reload disable $units >/dev/null 2>&1 || :
     # The timers alone would go on and fail. Stopping the others would do nothing: they have ended.
     if [ -d /run/systemd/system ]; then
         systemctl stop nvme-agent-report.timer nvme-agent-metrics.timer || :

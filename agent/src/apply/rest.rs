@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::systemd;
-use super::uevents::{POLL, first_process_has_read, first_process_rests};
+use super::uevents::first_process_settles;
 use crate::root::Root;
 
 /// Longer than systemd leaves the mount table unread (`sd_event_source_set_ratelimit` in src/core/mount.c: a second).
@@ -23,14 +23,7 @@ pub fn wait(root: &Root) {
         return;
     }
     sleep(UNREAD);
-    let until = Instant::now() + TIME;
-    while !(first_process_has_read(root) && first_process_rests(root)) {
-        if Instant::now() >= until {
-            tracing::warn!(
-                "systemd does not come to rest; what it still does may unmount what was just mounted"
-            );
-            return;
-        }
-        sleep(POLL);
+    if !first_process_settles(root, Instant::now() + TIME) {
+        tracing::warn!("systemd does not come to rest; what it still does may unmount what was just mounted");
     }
 }

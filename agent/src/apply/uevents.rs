@@ -30,7 +30,7 @@ use crate::root::Root;
 
 /// How long it may take: milliseconds, but a reload of systemd holds it up as long as that lasts.
 pub const TIME: Duration = Duration::from_secs(60);
-pub(super) const POLL: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(5);
 /// NETLINK_KOBJECT_UEVENT of linux/netlink.h, as /proc/net/netlink has it.
 const UEVENT_PROTOCOL: &str = "15";
 /// What udev sends goes to this multicast group, the kernel's own to 1 (MONITOR_GROUP_UDEV of libudev).
@@ -88,18 +88,15 @@ impl Settling {
             })?,
             None => true,
         };
-        while !(told && first_process_has_read(root) && first_process_rests(root)) {
-            if !told || Instant::now() >= self.until {
-                return Err(Error::Other(format!(
-                    "{} is still not done with what became of {}; until then systemd may take it for gone, and unmount \
-                     it (look at `systemctl list-jobs` and `journalctl -u systemd-udevd`)",
-                    if told { "systemd" } else { "udev" },
-                    self.name
-                )));
-            }
-            std::thread::sleep(POLL);
+        if told && first_process_settles(root, self.until) {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::Other(format!(
+            "{} is still not done with what became of {}; until then systemd may take it for gone, and unmount it (look at \
+             `systemctl list-jobs` and `journalctl -u systemd-udevd`)",
+            if told { "systemd" } else { "udev" },
+            self.name
+        )))
     }
 }
 
@@ -155,8 +152,19 @@ fn says(message: &[u8], property: &str) -> bool {
     message.split(|byte| *byte == 0).any(|part| part == property.as_bytes())
 }
 
+/// Waits until PID 1 has read what udev had to say, and rests; false where it does not until then.
+pub(super) fn first_process_settles(root: &Root, until: Instant) -> bool {
+    while !(first_process_has_read(root) && first_process_rests(root)) {
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(POLL);
+    }
+    true
+}
+
 /// No message of udev's lies unread in a socket of PID 1. True where that cannot be seen.
-pub(super) fn first_process_has_read(root: &Root) -> bool {
+fn first_process_has_read(root: &Root) -> bool {
     let table = std::fs::read_to_string(root.join("/proc/net/netlink")).unwrap_or_default();
     let unread: Vec<String> = unread(&table).map(|inode| format!("socket:[{inode}]")).collect();
     if unread.is_empty() {
@@ -171,7 +179,7 @@ pub(super) fn first_process_has_read(root: &Root) -> bool {
 
 /// PID 1 waits for something to happen, and no umount that it has begun is under way: it repeats one as long as it finds
 /// a mount there, and would find ours. True where that cannot be seen.
-pub(super) fn first_process_rests(root: &Root) -> bool {
+fn first_process_rests(root: &Root) -> bool {
     // The number of the system call that it sleeps in, or "running" (proc_pid_syscall(5)).
     let waits = match std::fs::read_to_string(root.join("/proc/1/syscall")) {
         Ok(text) => text.split_ascii_whitespace().next().is_some_and(is_epoll),

@@ -74,32 +74,26 @@ pub fn fstab(subject: &Subject<'_>) -> Check {
 }
 
 fn in_the_way(name: &str, subject: &Subject<'_>, entry: &Entry, target: &str) -> Check {
-    // The old script's line, or one by UUID: taken over where it names what is there. Of a tmpfs never.
     let mounted = subject.mounted_by_setup().map(|state| state.fs_uuid.as_str());
-    // Another name than its UUID may be that of what is mounted, which plan finds out.
-    let (may_be_taken_over, is_it) = match (entry.source(), mounted) {
-        (Source::Other(_), _) => (false, false),
-        (Source::Uuid(uuid), Some(mounted)) => {
-            let is_it = uuid.eq_ignore_ascii_case(mounted);
-            (is_it, is_it)
-        }
-        _ => (true, false),
-    };
     let found = format!("line {} mounts {} on {target}, and is not ours", entry.line_no, entry.spec);
-    match may_be_taken_over {
-        true if is_it => Check::problem(name, found, SET_UP),
-        true => Check::warning(
-            name,
-            found,
-            "Setup takes the line over where it names the filesystem that it finds, and else refuses: `nvme-agent plan`.",
-        ),
-        false => Check::problem(
+    match (entry.source(), mounted) {
+        (Source::Uuid(uuid), Some(mounted)) if uuid.eq_ignore_ascii_case(mounted) => {
+            Check::problem(name, found, SET_UP)
+        }
+        // Of a tmpfs never.
+        (Source::Other(_), _) | (Source::Uuid(_), Some(_)) => Check::problem(
             name,
             found,
             format!(
                 "Take line {} out of {FSTAB_PATH}, or choose another target: setup refuses it.",
                 entry.line_no
             ),
+        ),
+        // The old script's line, or one by a name that may be that of what is there, which plan finds out.
+        _ => Check::warning(
+            name,
+            found,
+            "Setup takes the line over where it names the filesystem that it finds, and else refuses: `nvme-agent plan`.",
         ),
     }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::{Kind, Metric, Samples, micros, timestamp};
-use crate::probe::drive::NO_LOG_PAGES;
 use crate::probe::smart::{Smart, WARNINGS};
 use crate::probe::statistics::Statistics;
 use crate::status::{DrivePart, Finding, MountPart, Report, SetupPart, Verdict};
@@ -278,12 +277,12 @@ fn live(drive: &DrivePart) -> Option<u8> {
 
 /// It was asked, and has said something.
 fn answered(drive: &DrivePart) -> bool {
-    drive.smart.is_some() || drive.statistics.is_some() || drive.not_asked.is_some()
+    drive.smart.is_some() || drive.statistics.is_some() || drive.gives_no_log_pages()
 }
 
-/// It did not answer in time, or may not be asked. One that refuses a log page has answered.
+/// It did not answer in time, or may not be asked.
 fn is_silent(drive: &DrivePart) -> bool {
-    drive.not_asked.as_ref().is_some_and(|why| !why.starts_with(NO_LOG_PAGES))
+    drive.not_asked.is_some() && !drive.gives_no_log_pages()
 }
 
 fn drives<T: Display>(report: &Report, out: &mut Samples, value: impl Fn(&DrivePart) -> Option<T>) {

@@ -2,7 +2,6 @@
 
 use super::units::{bytes, micros};
 use super::{Page, Tone, shortened};
-use crate::probe::drive::NO_LOG_PAGES;
 use crate::probe::smart::Smart;
 use crate::probe::statistics::{Latency, Statistics};
 use crate::status::{DrivePart, Report};
@@ -173,12 +172,12 @@ fn state(drive: &DrivePart) -> String {
 /// The verdict on log page 0x02; what it warns of only with `details`.
 fn smart(drive: &DrivePart, details: bool) -> String {
     // One log page may be refused where the other is not.
-    let withheld = |why: &&String| *why != NEEDS_ROOT && !why.starts_with(NO_LOG_PAGES);
-    match (drive.not_asked.as_ref().filter(|why| drive.smart.is_none() || withheld(why)), &drive.smart) {
+    let refused = drive.gives_no_log_pages() || drive.not_asked.as_deref() == Some(NEEDS_ROOT);
+    match (drive.not_asked.as_deref().filter(|_| drive.smart.is_none() || !refused), &drive.smart) {
         _ if !is_there(drive) => NONE.into(),
-        (Some(why), _) if why == NEEDS_ROOT => NEEDS_ROOT.into(),
+        (Some(NEEDS_ROOT), _) => NEEDS_ROOT.into(),
         (Some(why), _) if why.starts_with("cannot be opened") => "not openable".into(),
-        (Some(why), _) if !withheld(&why) => "refused".into(),
+        (Some(_), _) if refused => "refused".into(),
         (Some(_), _) => "no answer".into(),
         (None, None) => NOT_REPORTED.into(),
         (None, Some(smart)) => {

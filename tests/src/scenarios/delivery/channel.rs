@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::faults::{self, SERVER, launch};
-use super::launch::{render, sha256};
+use super::launch::render;
 use crate::cache;
 use crate::debian::ensure_host_tools;
 use crate::drive::{DriveSpec, GIB};
 use crate::image::Guest;
-use crate::runner::{Ctx, agent_binary};
+use crate::runner::Ctx;
 use crate::scenarios::node::eks::{Eks, KARPENTERS};
 use crate::vm::Vm;
 
@@ -93,10 +93,8 @@ fn publish(eks: &mut Eks<'_, '_>, keys: &Path, found: &Found) -> Result<String> 
     for key in ["ours", "theirs"] {
         minisign(keys, &["-G", "-W", "-p", &format!("{key}.pub"), "-s", key])?;
     }
-    let sum = match found.signed {
-        "other" => eks.vm.ok("sha256sum < /root/web/other")?.split(' ').next().unwrap_or_default().to_owned(),
-        _ => sha256(&agent_binary().context("no agent has been built")?)?,
-    };
+    let sum = eks.vm.ok(&format!("sha256sum < /root/web/{}", found.signed))?;
+    let sum = sum.split_once(' ').context("a sum")?.0.to_owned();
     let other = cache::digest(b"of another architecture");
     let manifest = format!("# nvme-agent 9\n{sum}  nvme-agent-9-x86_64\n{other}  nvme-agent-9-aarch64\n");
     fs::write(keys.join("manifest"), &manifest).context("write the manifest")?;
